@@ -1,0 +1,151 @@
+"""The one object a request carries through the stack, under `scope["llmgate"]`.
+
+It is shared by reference, so an outer middleware still sees what an inner one wrote even where
+something between them copied the scope.
+
+Each field has exactly one writer:
+
+field             written by              read by
+----------------  ----------------------  ---------------------------------------------
+id, started_*     outermost middleware    everyone
+headers, route    outermost middleware    everyone
+body              outermost middleware    everyone who needs it
+directives        first reader            everyone who honours a header
+principal         AuthMiddleware          policy, tagging, limits, cache, dispatch, log
+caller_key        AuthMiddleware          dispatch
+tags              TaggingMiddleware       limits, cache, log
+cache             CacheMiddleware         log, response headers
+attempts          FallbackMiddleware,     log, response headers
+                  else dispatch
+target_provider,  dispatch                log, response headers
+target_model,
+is_stream
+usage, cost,      whoever calls the       limits (settlement), log
+complete, timing  provider: dispatch,
+                  else LoggingMiddleware
+client_left       dispatch                log
+error_code        whoever answers errors  log
+warnings          anyone (append only)    response headers
+trail             GatewayMiddleware       GatewayMiddleware (order check)
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.types import Receive, Scope
+
+from asgi_llmgate._asgi.body import RequestBody
+from asgi_llmgate.core.directives import Directives, parse_directives
+from asgi_llmgate.core.ids import new_id
+from asgi_llmgate.types import (
+    AttemptRecord,
+    CacheStatus,
+    CallerKey,
+    Principal,
+    Route,
+    Tags,
+    Usage,
+)
+
+__all__ = ["SCOPE_KEY", "GatewayContext", "relative_path"]
+
+SCOPE_KEY = "llmgate"
+
+
+class GatewayContext:
+    """Everything the stack knows about one request. Not thread-safe; one event loop."""
+
+    __slots__ = (
+        "_directives",
+        "attempts",
+        "body",
+        "cache",
+        "caller_key",
+        "client_left",
+        "complete",
+        "cost_nanousd",
+        "error_code",
+        "extra",
+        "first_byte_ns",
+        "headers",
+        "id",
+        "is_stream",
+        "metered",
+        "principal",
+        "route",
+        "started_at_us",
+        "started_ns",
+        "tags",
+        "target_model",
+        "target_provider",
+        "trail",
+        "usage",
+        "warnings",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, route: Route) -> None:
+        self.started_ns: int = time.perf_counter_ns()
+        self.started_at_us: int = time.time_ns() // 1000
+        self.id: str = new_id(self.started_at_us // 1000)
+        # Names in lower case (Django and raw ASGI drivers may send others). The first of a
+        # repeated header counts; hygiene refuses repeats of those that matter.
+        headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name.lower(), value)
+        self.headers = headers
+        self.route = route
+        self.body = RequestBody(receive)
+        self._directives: Directives | None = None
+        self.principal: Principal | None = None
+        self.caller_key: CallerKey | None = None
+        self.tags: Tags | None = None
+        self.cache: CacheStatus | None = None
+        self.attempts: list[AttemptRecord] = []
+        self.target_provider: str | None = None
+        self.target_model: str | None = None
+        self.is_stream = False
+        self.metered = False
+        self.usage: Usage | None = None
+        self.cost_nanousd: int | None = None
+        self.complete = False
+        self.client_left = False
+        self.first_byte_ns: int | None = None
+        self.error_code: str | None = None
+        self.warnings: list[str] | None = None
+        self.trail: list[type] = []
+        self.extra: dict[str, Any] | None = None
+
+    @property
+    def directives(self) -> Directives:
+        """What the `LLMGate-*` and `Helicone-*` headers ask for.
+
+        Raises:
+            InvalidRequestError: an `LLMGate-*` header is malformed or unknown.
+        """
+        if self._directives is None:
+            self._directives = parse_directives(self.headers)
+            for warning in self._directives.warnings:
+                self.warn(warning)
+        return self._directives
+
+    def warn(self, text: str) -> None:
+        """Add a line to the `LLMGate-Warnings` response header."""
+        if self.warnings is None:
+            self.warnings = []
+        self.warnings.append(text)
+
+
+
+def relative_path(scope: Scope) -> str:
+    """Return the path below the mount point, decoded, as every decision sees it.
+
+    Only `scope["path"]` is read, never `Host` or a URL rebuilt from it (rule R1). Starlette
+    leaves the mount point in `path`; others cut it off, so it is cut only where present.
+    """
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/"):
+        return path[len(root) :] or "/"
+    return path

@@ -1,0 +1,137 @@
+"""What the parts promise one another. Each promise is held by a contract test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.requests import HTTPConnection
+
+from asgi_llmgate.types import CallRecord, Principal, Usage
+
+__all__ = [
+    "Authenticate",
+    "LogSink",
+    "Price",
+    "RawHeaders",
+    "Timeouts",
+    "Upstream",
+    "UpstreamRequest",
+    "UpstreamResponse",
+]
+
+RawHeaders = list[tuple[bytes, bytes]]
+"""Header names in lower case, in order, repeats kept, as ASGI has them."""
+
+
+class Authenticate(Protocol):
+    """Say who is calling, by the host application's own login.
+
+    Return None if this login has nothing to say; raise `AuthenticationError` if it was tried
+    and is wrong. The first answer wins. May be sync or async.
+    """
+
+    def __call__(
+        self, request: HTTPConnection, /
+    ) -> Principal | None | Awaitable[Principal | None]: ...
+
+
+class Price(Protocol):
+    """Turn usage into money, in nano-dollars (1e-9 USD). None means the price is unknown.
+
+    Must return at once: no I/O, microseconds on average.
+    """
+
+    def __call__(self, provider: str, model: str, usage: Usage, /) -> int | None: ...
+
+
+class LogSink(Protocol):
+    """Where call records go.
+
+    - `write` returns at once, never raises and never blocks: it queues, or counts a drop.
+    - What was written is readable by others after `flush` returned, and at the latest 200 ms
+      after `write` while an event loop is running.
+    - `aclose` flushes. Writing after it counts as a drop.
+    - `dropped` is the number of records lost since start.
+    """
+
+    dropped: int
+
+    def write(self, record: CallRecord, /) -> None: ...
+
+    async def flush(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. None switches a timer off.
+
+    `connect_s` includes TLS; `pool_s` waits for a free connection; `write_s` is per write of the
+    request body; `first_byte_s` runs from the end of the request to the response head;
+    `idle_s` is between two chunks of the body; `total_s` is over all.
+    """
+
+    connect_s: float | None = 5.0
+    pool_s: float | None = 5.0
+    write_s: float | None = 30.0
+    first_byte_s: float | None = 600.0
+    idle_s: float | None = 120.0
+    total_s: float | None = 900.0
+
+
+@dataclass(slots=True)
+class UpstreamRequest:
+    """A request to a provider. `headers` are sent as they are, plus Host and Content-Length.
+
+    `body` is all of it, or an iterator of chunks whose length is in a `content-length` header
+    or unknown (then sent chunked); None sends no body and no Content-Length.
+    """
+
+    method: str
+    url: str
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes | AsyncIterator[bytes] | None
+    timeouts: Timeouts
+
+
+class UpstreamResponse(Protocol):
+    """A response whose head has arrived and whose body is read as it comes.
+
+    - `read` returns the next bytes as soon as any arrive, never waiting for more to fill a
+      buffer; b"" at the end, and only there.
+    - `read` raises `UpstreamBrokenError` when the connection ends before the body does, and
+      `UpstreamTimeoutError` when `idle_s` or `total_s` ran out.
+    - `aclose` before the end closes the connection at once, so that the provider stops
+      working; after the end it hands the connection back. Cancelling a `read` and then calling
+      `aclose` is allowed.
+    - Bodies are not decompressed; headers are as sent, names in lower case.
+    """
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> RawHeaders: ...
+
+    async def read(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Upstream(Protocol):
+    """Sends bytes to providers; the only part that does.
+
+    - Constructing does no I/O; connections are made on first use.
+    - `open` returns when the response head has arrived. It raises `UpstreamConnectError`
+      (nothing arrived: refused, DNS, TLS, reset before the head) or `UpstreamTimeoutError`
+      (connect, pool, first byte, total). Cancelling it closes the connection.
+    - 1xx responses are passed over. Redirects are never followed. No proxy, cookie or TLS
+      setting is read from the environment or the request.
+    """
+
+    async def open(self, request: UpstreamRequest, /) -> UpstreamResponse: ...
+
+    async def aclose(self) -> None: ...
