@@ -7,7 +7,9 @@ Each field has exactly one writer:
 
 field             written by              read by
 ----------------  ----------------------  ---------------------------------------------
-id, started_*     outermost middleware    everyone
+id                outermost middleware,   everyone
+                  TaggingMiddleware
+started_*         outermost middleware    everyone
 headers, route    outermost middleware    everyone
 body              outermost middleware    everyone who needs it
 directives        first reader            everyone who honours a header
@@ -17,12 +19,12 @@ tags              TaggingMiddleware       limits, cache, log
 cache             CacheMiddleware         log, response headers
 attempts          FallbackMiddleware,     log, response headers
                   else dispatch
-target_provider,  dispatch                log, response headers
-target_model,
+model_requested,  dispatch, else log      log, response headers
+target_*,
 is_stream
 usage, cost,      whoever calls the       limits (settlement), log
-complete, timing  provider: dispatch,
-                  else LoggingMiddleware
+metered,          provider: dispatch,
+complete, timing  else LoggingMiddleware
 client_left       dispatch                log
 error_code        whoever answers errors  log
 warnings          anyone (append only)    response headers
@@ -37,7 +39,7 @@ from typing import Any
 from starlette.types import Receive, Scope
 
 from asgi_llmgate._asgi.body import RequestBody
-from asgi_llmgate.core.directives import Directives, parse_directives
+from asgi_llmgate.core.directives import DEFAULT, Directives, parse_directives
 from asgi_llmgate.core.ids import new_id
 from asgi_llmgate.types import (
     AttemptRecord,
@@ -73,6 +75,7 @@ class GatewayContext:
         "id",
         "is_stream",
         "metered",
+        "model_requested",
         "principal",
         "route",
         "started_at_us",
@@ -81,6 +84,7 @@ class GatewayContext:
         "target_model",
         "target_provider",
         "trail",
+        "upstream_started_ns",
         "usage",
         "warnings",
     )
@@ -103,6 +107,7 @@ class GatewayContext:
         self.tags: Tags | None = None
         self.cache: CacheStatus | None = None
         self.attempts: list[AttemptRecord] = []
+        self.model_requested: str | None = None
         self.target_provider: str | None = None
         self.target_model: str | None = None
         self.is_stream = False
@@ -111,6 +116,7 @@ class GatewayContext:
         self.cost_nanousd: int | None = None
         self.complete = False
         self.client_left = False
+        self.upstream_started_ns: int | None = None
         self.first_byte_ns: int | None = None
         self.error_code: str | None = None
         self.warnings: list[str] | None = None
@@ -129,6 +135,11 @@ class GatewayContext:
             for warning in self._directives.warnings:
                 self.warn(warning)
         return self._directives
+
+    @property
+    def directives_or_default(self) -> Directives:
+        """The directives as far as somebody has read them; never raises."""
+        return self._directives or DEFAULT
 
     def warn(self, text: str) -> None:
         """Add a line to the `LLMGate-Warnings` response header."""

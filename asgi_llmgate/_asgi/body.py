@@ -18,15 +18,18 @@ DEFAULT_MAX_BYTES = 32 * 1024 * 1024
 class RequestBody:
     """The body of one request: read from the server once, kept, replaceable.
 
-    `max_bytes` may be lowered by an outer middleware before anybody reads.
+    `max_bytes` may be lowered by an outer middleware before anybody reads. `original` is what the
+    client sent, whatever `replace` made of it; None before reading and for streamed bodies.
     """
 
-    __slots__ = ("_data", "_parsed", "_receive", "max_bytes", "received_bytes")
+    __slots__ = ("_data", "_parsed", "_receive", "_replayed", "original", "max_bytes", "received_bytes")
 
     def __init__(self, receive: Receive, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self._receive = receive
         self._data: bytes | None = None
         self._parsed: dict[str, Any] | None = None
+        self._replayed = False
+        self.original: bytes | None = None
         self.max_bytes = max_bytes
         self.received_bytes = 0
 
@@ -51,7 +54,7 @@ class RequestBody:
         else:
             data = await self._join(message)
         self.received_bytes = len(data)
-        self._data = data
+        self._data = self.original = data
         return data
 
     async def json(self) -> dict[str, Any]:
@@ -78,15 +81,20 @@ class RequestBody:
         """Make inner applications see `data` instead of what the client sent."""
         self._data = data
         self._parsed = parsed
+        self._replayed = False
 
-    def replay(self, receive: Receive) -> Receive:
+    def replay(self, receive: Receive, *, again: bool = False) -> Receive:
         """Return a `receive` that yields the body once, then only what `receive` says.
 
         Inventing an `http.disconnect` after the body would cancel Starlette's
         StreamingResponse and Django's ASGIHandler, which both listen for one.
+
+        Middlewares hand the same `receive` inwards, so one replay serves all of them: `receive`
+        itself is returned if it replays already. `again` makes a new one, for a second call.
         """
-        if self._data is None:
+        if self._data is None or (self._replayed and not again):
             return receive
+        self._replayed = True
         pending: bytes | None = self._data
 
         async def replayed() -> Message:

@@ -1,0 +1,52 @@
+"""Headers the gateway adds to answers, and header values made safe."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import quote
+
+from asgi_llmgate.context import GatewayContext
+
+__all__ = ["gateway_headers", "safe_value", "usd"]
+
+
+def safe_value(text: str) -> bytes:
+    """Encode `text` for a header: what is not printable ASCII is percent-encoded.
+
+    Model names come from request bodies, so they may hold anything, line breaks included.
+    """
+    if text.isascii() and text.isprintable():
+        return text.encode()
+    return quote(text, safe=" !#$&'()*+,/:;=?@[]").encode()
+
+
+def usd(nanousd: int) -> str:
+    """Write nano-dollars as dollars, exactly: `1500` is `0.0000015`."""
+    whole, fraction = divmod(abs(nanousd), 1_000_000_000)
+    sign = "-" if nanousd < 0 else ""
+    digits = f"{fraction:09d}".rstrip("0")
+    return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
+
+
+def gateway_headers(context: GatewayContext) -> list[tuple[bytes, bytes]]:
+    """Return what `context` knows, as the `LLMGate-*` headers of the public contract."""
+    request_id = context.id.encode()
+    headers = [(b"llmgate-id", request_id)]
+    if context.target_provider is not None:
+        headers.append((b"llmgate-provider", context.target_provider.encode()))
+        if context.target_model is not None:
+            headers.append((b"llmgate-model", safe_value(context.target_model)))
+        headers.append((b"llmgate-attempts", b"%d" % max(1, len(context.attempts))))
+        if context.cost_nanousd is not None:
+            headers.append((b"llmgate-cost-usd", usd(context.cost_nanousd).encode()))
+        if context.upstream_started_ns is not None:
+            now = time.perf_counter_ns()
+            waited = now - context.upstream_started_ns
+            own = now - context.started_ns - waited
+            timing = b"upstream;dur=%.2f, llmgate;dur=%.2f" % (waited / 1e6, own / 1e6)
+            headers.append((b"server-timing", timing))
+    if context.warnings is not None:
+        headers.append((b"llmgate-warnings", safe_value("; ".join(context.warnings))))
+    if context.directives_or_default.uses_helicone:
+        headers.append((b"helicone-id", request_id))
+    return headers

@@ -1,0 +1,243 @@
+"""Settings: `LLMGATE_*` variables and `llmgate.toml`, read once, at start.
+
+The environment wins over the file. Nested names are joined by two underscores:
+`LLMGATE_PROVIDERS__OPENAI__API_KEY`. All mistakes are reported at once, and none of them
+shows a value, for a value may be a secret.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from asgi_llmgate.errors import ConfigurationError
+
+__all__ = [
+    "AuthSettings",
+    "LimitSettings",
+    "LogSettings",
+    "ModelPrice",
+    "ProviderKey",
+    "ProviderSettings",
+    "Settings",
+    "TimeoutSettings",
+    "UpstreamSettings",
+    "config_path",
+    "load_settings",
+]
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+def _split(value: object) -> object:
+    """Read a comma-separated list, as environment variables have it."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _named_keys(value: object) -> object:
+    """Read `name:key,name:key`; the tenant is the name."""
+    if not isinstance(value, str):
+        return value
+    keys: dict[str, str] = {}
+    for part in value.split(","):
+        name, colon, key = part.strip().partition(":")
+        if not part.strip():
+            continue
+        if not (name and colon and key):
+            raise ValueError("write it as name:key,name:key")
+        if name in keys:
+            raise ValueError(f"the name {name!r} is used twice")
+        keys[name] = key
+    return keys
+
+
+CommaList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+SecretList = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)]
+NamedKeys = Annotated[dict[str, SecretStr], NoDecode, BeforeValidator(_named_keys)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ProviderKey(Section):
+    """One of several keys of a provider, chosen by weight."""
+
+    id: str
+    key: SecretStr
+    weight: float = Field(1.0, gt=0)
+
+
+class ProviderSettings(Section):
+    """Overrides or completes a row of the registry, or adds one.
+
+    A new provider needs `base_url`; `formats` names the wire formats it speaks at other bases.
+    """
+
+    base_url: str | None = None
+    formats: dict[str, str] = {}
+    name: str | None = None
+    auth: str | None = None
+    stream_usage: bool | None = None
+    api_key: SecretStr | None = None
+    api_keys: SecretList = []
+    keys: list[ProviderKey] = []
+
+    def all_keys(self) -> list[ProviderKey]:
+        """Every key there is, in the order written; plain ones are named by their place."""
+        plain = [key for key in (self.api_key, *self.api_keys) if key is not None]
+        numbered = [
+            ProviderKey(id=f"key-{number}" if len(plain) > 1 else "default", key=key)
+            for number, key in enumerate(plain, 1)
+        ]
+        return [*self.keys, *numbered]
+
+
+class AuthSettings(Section):
+    mode: Literal["auto", "required", "passthrough"] = "auto"
+    allowed_origins: CommaList = []
+
+
+class LogSettings(Section):
+    bodies: Literal["capped", "full", "none"] = "capped"
+    max_body_bytes: int = Field(256 * 1024, ge=0)
+    max_age_days: float = Field(30, gt=0)
+    max_bytes: int = Field(10 * GIB, gt=0)
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def body_cap(self) -> int | None:
+        """Bytes of a body that a record keeps; None keeps all."""
+        return {"capped": self.max_body_bytes, "full": None, "none": 0}[self.bodies]
+
+
+class TimeoutSettings(Section):
+    """Seconds."""
+
+    connect: float = Field(5, gt=0)
+    pool: float = Field(5, gt=0)
+    write: float = Field(30, gt=0)
+    first_byte: float = Field(600, gt=0)
+    first_byte_stream: float = Field(300, gt=0)
+    idle: float = Field(120, gt=0)
+    total: float = Field(900, gt=0)
+
+
+class UpstreamSettings(Section):
+    client: Literal["pyreqwest", "httpx"] = "pyreqwest"
+    timeouts: TimeoutSettings = TimeoutSettings()  # type: ignore[call-arg]  # all have defaults
+    target_hosts: CommaList = []
+    """Hosts that `LLMGate-Target-URL` may name beside those of the registry."""
+
+
+class LimitSettings(Section):
+    max_body_bytes: int = Field(32 * MIB, gt=0)
+    max_upload_bytes: int = Field(512 * MIB, gt=0)
+    max_header_bytes: int = Field(32 * 1024, gt=0)
+    max_headers: int = Field(100, gt=0)
+
+
+class ModelPrice(Section):
+    """US dollars per million tokens."""
+
+    input: str
+    output: str
+    cache_read: str | None = None
+    cache_write: str | None = None
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Unknown names in the file are refused."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LLMGATE_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    data_dir: Path = Path(".llmgate")
+    config: Path | None = None
+    keys: NamedKeys = {}
+    admin_token: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    database_url: SecretStr | None = None
+    clickhouse_url: SecretStr | None = None
+    auth: AuthSettings = AuthSettings()
+    log: LogSettings = LogSettings()  # type: ignore[call-arg]  # all have defaults
+    upstream: UpstreamSettings = UpstreamSettings()
+    limits: LimitSettings = LimitSettings()  # type: ignore[call-arg]  # all have defaults
+    cors_origins: CommaList = []
+    providers: dict[str, ProviderSettings] = {}
+    prices: dict[str, ModelPrice] = {}
+    demo: bool = False
+    """Answer the provider `demo` in this process. Set by `llmgate demo`."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, toml_file=config_path()),
+        )
+
+
+def config_path() -> Path:
+    """Where the settings file is looked for; it need not exist."""
+    return Path(os.environ.get("LLMGATE_CONFIG", "llmgate.toml"))
+
+
+def load_settings(**values: Any) -> Settings:
+    """Read environment and file; `values` win over both.
+
+    Raises:
+        ConfigurationError: lists every mistake, with the name to mend and without its value.
+    """
+    path = config_path()
+    if "LLMGATE_CONFIG" in os.environ and not path.is_file():
+        raise ConfigurationError(
+            f"LLMGATE_CONFIG names {path}, which is not a file.\n"
+            "HINT: create it, or unset LLMGATE_CONFIG."
+        )
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        lines = [f"  {_name(item['loc'])}: {item['msg']}" for item in error.errors()]
+        raise ConfigurationError(
+            "The settings have mistakes:\n"
+            + "\n".join(lines)
+            + f"\nHINT: mend them in the environment or in {path}."
+        ) from None
+    except ValueError as error:  # TOML that does not parse
+        raise ConfigurationError(
+            f"{path} cannot be read: {error}\nHINT: it must be valid TOML."
+        ) from None
+
+
+def _name(location: tuple[int | str, ...]) -> str:
+    dotted = ".".join(str(part) for part in location)
+    variable = "LLMGATE_" + "__".join(str(part) for part in location).upper()
+    return f"{dotted} ({variable})"
