@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ("tests.servers",)
+
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / ".." / "shared" / "data"
 """Recorded traffic that is not part of the repository; absent on most machines."""

@@ -1,0 +1,62 @@
+"""What the end-to-end tests share: the calls a test made, as the gateway recorded them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.servers import Gateway
+
+# What the models cost, in nano-dollars per token: (input, output). Public list prices.
+PRICES = {
+    "gpt-4o": (2_500, 10_000),
+    "claude-sonnet-4-6": (3_000, 15_000),
+    "gemini-2.5-flash": (300, 2_500),
+    "text-embedding-3-small": (20, 0),
+}
+
+
+def cost_of(model: str, input_tokens: int, output_tokens: int) -> int:
+    """Return what a call costs, in nano-dollars."""
+    price_in, price_out = PRICES[model]
+    return input_tokens * price_in + output_tokens * price_out
+
+
+class Calls:
+    """The records that a gateway wrote since the test began."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self._before = {record["id"] for record in gateway.records()}
+
+    def new(self, count: int, *, timeout_s: float = 5) -> list[dict[str, Any]]:
+        """Return exactly `count` records, oldest first, waiting until they are written."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            records = [r for r in self.gateway.records() if r["id"] not in self._before]
+            if len(records) >= count or time.monotonic() > deadline:
+                assert len(records) == count, records
+                return records
+
+    def one(self) -> dict[str, Any]:
+        """Return the one record there is."""
+        return self.new(1)[0]
+
+
+@pytest.fixture
+def calls(gateway: Gateway) -> Calls:
+    return Calls(gateway)
+
+
+@pytest.fixture(params=["aimock", "llmock"])
+def mocked(request: pytest.FixtureRequest) -> Gateway:
+    """A gateway in front of a mock provider that others wrote."""
+    gateway: Gateway = request.getfixturevalue(f"{request.param}_gateway")
+    return gateway
+
+
+@pytest.fixture
+def mocked_calls(mocked: Gateway) -> Calls:
+    return Calls(mocked)

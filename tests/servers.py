@@ -1,0 +1,306 @@
+"""Real servers on free ports: the gateway under test, and the providers it is given.
+
+Fixtures start them once per session (with pytest-xdist: once per worker) and stop them at its end;
+a test that needs a gateway of its own calls `start_gateway`. Readiness is what the server itself
+reports on its output, never a pause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from llmock.testing import LLMockServer
+
+from tests.provider import Provider
+
+AIMOCK = "@copilotkit/aimock@1.43.0"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llmgate-tests"
+START_S = 30
+"""Generous: on a busy two-core machine a cold start has taken several seconds."""
+
+
+class ServerProcess:
+    """A child process whose output is kept line by line.
+
+    Args:
+        env: All of its environment.
+    """
+
+    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> None:
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._open_outputs = 2
+        self.process = subprocess.Popen(
+            argv,
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # so that workers can be signalled with it
+        )
+        assert self.process.stdout
+        assert self.process.stderr
+        for output in (self.process.stdout, self.process.stderr):
+            threading.Thread(target=self._collect, args=(output,), daemon=True).start()
+
+    def _collect(self, output: IO[str]) -> None:
+        with output:
+            for line in output:
+                with self._changed:
+                    self.lines.append(line.rstrip("\n"))
+                    self._changed.notify_all()
+        with self._changed:
+            self._open_outputs -= 1
+            self._changed.notify_all()
+
+    @property
+    def output(self) -> str:
+        """Everything it printed so far, stdout and stderr."""
+        return "\n".join(self.lines)
+
+    def wait_for(self, pattern: str, *, times: int = 1, timeout_s: float = START_S) -> str:
+        """Block until `pattern` was found in `times` lines; return its first group in the last.
+
+        Raises:
+            AssertionError: it ended, or `timeout_s` passed; with its output.
+        """
+
+        def found() -> list[re.Match[str]] | None:
+            matches = [match for line in self.lines if (match := re.search(pattern, line))]
+            return matches if len(matches) >= times or not self._open_outputs else None
+
+        with self._changed:
+            matches = self._changed.wait_for(found, timeout_s)
+        assert matches, f"never printed {pattern!r}:\n{self.output}"
+        assert len(matches) >= times, f"ended before it printed {pattern!r}:\n{self.output}"
+        return matches[-1][1] if matches[-1].re.groups else matches[-1][0]
+
+    def stop(self, timeout_s: float = 15) -> int:
+        """Ask it to end, wait until it did, and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"did not end within {timeout_s} s:\n{self.output}") from None
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open_outputs, timeout_s)
+        return code
+
+    def kill(self) -> None:
+        """End it and its workers at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(5)
+
+
+class Gateway(ServerProcess):
+    """A running gateway. `url` has no trailing slash."""
+
+    def __init__(
+        self, argv: Sequence[str], *, env: Mapping[str, str], data_dir: Path, workers: int = 1
+    ) -> None:
+        super().__init__(argv, env=env, cwd=data_dir)
+        self.env = env
+        self.data_dir = data_dir
+        self.port = int(self.wait_for(r"Uvicorn running on http://127\.0\.0\.1:(\d+)"))
+        self.wait_for(r"Application startup complete", times=workers)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def cli(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `llmgate` with the settings of this gateway."""
+        return llmgate(*args, env=self.env, cwd=self.data_dir, check=check)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return all of its call records, oldest first, as `llmgate logs tail --json` has them."""
+        lines = self.cli("logs", "tail", "--json", "--limit", "100000").stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
+    def wait_for_records(self, count: int, *, timeout_s: float = 5) -> list[dict[str, Any]]:
+        """Return all records once there are at least `count`; they are written every 200 ms."""
+        deadline = time.monotonic() + timeout_s
+        while len(records := self.records()) < count:
+            assert time.monotonic() < deadline, f"{len(records)} records instead of {count}"
+        return records
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what configures a gateway or an SDK.
+
+    A proxy that refuses everything is put in: no part of the gateway may use it.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LLMGATE_", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_"))
+        and "_proxy" not in name.lower()
+        and not name.endswith("_API_KEY")
+    }
+    dead = "http://127.0.0.1:9"
+    return kept | {
+        "HTTP_PROXY": dead,
+        "HTTPS_PROXY": dead,
+        "ALL_PROXY": dead,
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def base_urls(openai: str, anthropic: str, google: str) -> dict[str, str]:
+    """Return the settings that point the three providers to servers on this machine."""
+    return {
+        "LLMGATE_PROVIDERS__OPENAI__BASE_URL": openai,
+        "LLMGATE_PROVIDERS__ANTHROPIC__BASE_URL": anthropic,
+        "LLMGATE_PROVIDERS__GOOGLE__BASE_URL": google,
+    }
+
+
+def all_at(url: str) -> dict[str, str]:
+    """Return the settings for one server that plays all three."""
+    return base_urls(f"{url}/v1", f"{url}/v1", f"{url}/v1beta")
+
+
+def start_gateway(
+    data_dir: Path, env: Mapping[str, str], *, workers: int = 1, app: str = "asgi_llmgate:app"
+) -> Gateway:
+    """Start `uvicorn asgi_llmgate:app` with `env`; whoever starts it stops it."""
+    argv = [sys.executable, "-m", "uvicorn", app, "--host", "127.0.0.1", "--port", "0"]
+    if workers > 1:
+        argv += ["--workers", str(workers)]
+    whole = clean_environment() | {"LLMGATE_DATA_DIR": str(data_dir)} | dict(env)
+    return Gateway(argv, env=whole, data_dir=data_dir, workers=workers)
+
+
+@contextlib.contextmanager
+def running_gateway(
+    data_dir: Path, env: Mapping[str, str], *, workers: int = 1, app: str = "asgi_llmgate:app"
+) -> Iterator[Gateway]:
+    """Start a gateway, and stop it at the end."""
+    gateway = start_gateway(data_dir, env, workers=workers, app=app)
+    try:
+        yield gateway
+    finally:
+        gateway.stop()
+
+
+def llmgate(
+    *args: str, env: Mapping[str, str], cwd: Path, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does. With `check`, a failure shows what it printed."""
+    command = [sys.executable, "-m", "asgi_llmgate.cli", *args]
+    done = subprocess.run(
+        command, env=dict(env), cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert not check or done.returncode == 0, (
+        f"{args} → {done.returncode}\n{done.stdout}{done.stderr}"
+    )
+    return done
+
+
+def install_aimock() -> Path:
+    """Return the script of aimock, installed once per machine under the user's cache folder.
+
+    Raises:
+        OSError: npm is missing or could not get it.
+    """
+    folder = CACHE / "node" / AIMOCK.rpartition("/")[2]
+    script = folder / "node_modules" / "@copilotkit" / "aimock" / "dist" / "cli.js"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Several test processes may come here at once.
+        if not script.exists():
+            npm = shutil.which("npm")
+            if npm is None:
+                raise OSError("npm is not installed")
+            command = [npm, "install", "--prefix", str(folder), "--ignore-scripts", "--no-audit"]
+            done = subprocess.run(
+                [*command, "--no-fund", AIMOCK], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise OSError(f"npm could not install {AIMOCK}: {done.stderr.strip()[-300:]}")
+    return script
+
+
+@pytest.fixture(scope="session")
+def provider_server() -> Iterator[Provider]:
+    with Provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(provider_server: Provider) -> Iterator[Provider]:
+    """Our own provider, without memory of the test before."""
+    provider_server.reset()
+    yield provider_server
+    provider_server.reset()
+
+
+@pytest.fixture(scope="session")
+def aimock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of aimock, a mock provider written by others, with `aimock.json` as its answers."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("not installed: node")
+    try:
+        script = install_aimock()
+    except OSError as error:
+        pytest.skip(str(error))
+    answers = Path(__file__).parent / "e2e" / "aimock.json"
+    server = ServerProcess(
+        [node, str(script), "--port", "0", "--fixtures", str(answers)],
+        env=clean_environment(),
+        cwd=tmp_path_factory.mktemp("aimock"),
+    )
+    yield server.wait_for(r"listening on (http://\S+)")
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def gateway(
+    provider_server: Provider, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway without keys of its own, in front of our own provider."""
+    with running_gateway(
+        tmp_path_factory.mktemp("gateway"), all_at(provider_server.url)
+    ) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def aimock_gateway(aimock: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway in front of aimock."""
+    with running_gateway(tmp_path_factory.mktemp("aimock-gateway"), all_at(aimock)) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def llmock_gateway(
+    llmock_server: LLMockServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway in front of llmock."""
+    env = base_urls(
+        llmock_server.base_url("openai"),
+        llmock_server.base_url("anthropic") + "/v1",
+        llmock_server.base_url("gemini") + "/v1beta",
+    )
+    with running_gateway(tmp_path_factory.mktemp("llmock-gateway"), env) as gateway:
+        yield gateway
