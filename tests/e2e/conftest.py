@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -43,6 +45,45 @@ class Calls:
     def one(self) -> dict[str, Any]:
         """Return the one record there is."""
         return self.new(1)[0]
+
+
+def check_record(
+    record: dict[str, Any],
+    *,
+    dialect: str,
+    provider: str,
+    model: str,
+    tokens: tuple[int, int],
+    is_stream: bool,
+) -> None:
+    """Assert that `record` tells a good call exactly; `tokens` are input and output."""
+    expected = {
+        "dialect": dialect,
+        "provider": provider,
+        "model": model,
+        "model_requested": model,
+        "status": 200,
+        "error_code": None,
+        "is_stream": is_stream,
+        "complete": True,
+        "client_left": False,
+        "input_tokens": tokens[0],
+        "output_tokens": tokens[1],
+        "usage_estimated": False,
+        "cost_nanousd": cost_of(model, *tokens),
+        "principal_kind": "byok",
+        "cache": None,
+    }
+    assert {name: record[name] for name in expected} == expected
+    assert Decimal(record["cost_usd"]) * 10**9 == record["cost_nanousd"]
+    assert 0 < record["first_byte_ms"] <= record["duration_ms"]
+    assert record["tenant"].startswith("byok:")
+    assert record["request_bytes"] > 0
+    assert record["response_bytes"] > 0
+    started_at = datetime.fromisoformat(record["started_at"])
+    assert timedelta(0) < datetime.now(UTC) - started_at < timedelta(minutes=1)
+    [attempt] = record["attempts"]
+    assert (attempt["provider"], attempt["status"]) == (provider, 200)
 
 
 @pytest.fixture
