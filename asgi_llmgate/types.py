@@ -164,6 +164,8 @@ class Usage:
         input_audio_tokens: Part of the input.
         output_audio_tokens: Part of the output.
         estimated: The provider sent no (complete) usage; the figures are ours.
+        others: Further quantities that are billed but not logged, by their names in genai-prices:
+            `input_image_tokens`, `output_image_tokens`, `web_searches`, `audio_seconds` …
     """
 
     input_tokens: int = 0
@@ -175,6 +177,7 @@ class Usage:
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
     estimated: bool = False
+    others: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
