@@ -51,7 +51,7 @@ from asgi_llmgate.types import (
     Usage,
 )
 
-__all__ = ["SCOPE_KEY", "GatewayContext", "relative_path"]
+__all__ = ["SCOPE_KEY", "GatewayContext", "first_headers", "relative_path"]
 
 SCOPE_KEY = "llmgate"
 
@@ -89,15 +89,20 @@ class GatewayContext:
         "warnings",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, route: Route) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        route: Route,
+        headers: dict[bytes, bytes] | None = None,
+    ) -> None:
         self.started_ns: int = time.perf_counter_ns()
         self.started_at_us: int = time.time_ns() // 1000
         self.id: str = new_id(self.started_at_us // 1000)
         # Names in lower case (Django and raw ASGI drivers may send others). The first of a
         # repeated header counts; hygiene refuses repeats of those that matter.
-        headers: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
-            headers.setdefault(name.lower(), value)
+        if headers is None:
+            headers = first_headers(scope)
         self.headers = headers
         self.route = route
         self.body = RequestBody(receive)
@@ -147,6 +152,14 @@ class GatewayContext:
             self.warnings = []
         self.warnings.append(text)
 
+
+
+def first_headers(scope: Scope) -> dict[bytes, bytes]:
+    """Return the headers by lower-case name, the first of each."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        headers.setdefault(name.lower(), value)
+    return headers
 
 
 def relative_path(scope: Scope) -> str:

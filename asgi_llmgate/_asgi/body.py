@@ -38,6 +38,11 @@ class RequestBody:
         """The body if it was read already; None before, and for bodies that are streamed."""
         return self._data
 
+    @property
+    def parsed(self) -> dict[str, Any] | None:
+        """The body as a JSON object if somebody has parsed it already."""
+        return self._parsed
+
     async def read(self) -> bytes:
         """Return the whole body.
 

@@ -19,21 +19,44 @@ GRACE_S = 0.02
 class DisconnectWatch:
     """Cancel the current task when `receive` says `http.disconnect`.
 
-    `left` tells the resulting `CancelledError` from others. The request body must have been
-    received already, or be received through nobody else while the watch is on.
+    `left` tells the resulting `CancelledError` from others.
+
+    Args:
+        receive: The caller. Must be received from by nobody else while the watch is on.
+        armed: False where the request body is still being received; whoever receives it then
+            calls `arm` at its end, or `leave` if the caller left in the middle.
     """
 
     __slots__ = ("_loop", "_receive", "_task", "_timer", "_watcher", "left")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, *, armed: bool = True) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._receive = receive
         self._loop = asyncio.get_running_loop()
         self._watcher: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self.left = False
+        if armed:
+            self.arm()
+
+    def arm(self) -> None:
         self._timer = self._loop.call_later(GRACE_S, self._start)
+
+    def leave(self) -> None:
+        self.left = True
+        self._task.cancel()
+
+    def caused(self) -> bool:
+        """Tell, in an `except CancelledError`, whether it was this watch and nothing else."""
+        return self.left and self._task.uncancel() == 0
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
 
     def _start(self) -> None:
         self._watcher = self._loop.create_task(self._watch())
@@ -44,14 +67,4 @@ class DisconnectWatch:
                 pass
         except Exception:  # noqa: BLE001 -- a receive that breaks means that nobody is there
             pass
-        self.left = True
-        self._task.cancel()
-
-    def caused(self) -> bool:
-        """Tell, in an `except CancelledError`, whether it was this watch and nothing else."""
-        return self.left and self._task.uncancel() == 0
-
-    def stop(self) -> None:
-        self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        self.leave()

@@ -7,10 +7,14 @@ official SDKs raise the exceptions their users expect.
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Send
 
+from asgi_llmgate.core.hygiene import likely_dialect
+from asgi_llmgate.core.ids import new_id
 from asgi_llmgate.core.json import dumps
 from asgi_llmgate.errors import GatewayError
 from asgi_llmgate.types import Dialect
@@ -18,7 +22,7 @@ from asgi_llmgate.types import Dialect
 if TYPE_CHECKING:  # The context needs the directives; this needs the context only by name.
     from asgi_llmgate.context import GatewayContext
 
-__all__ = ["error_body", "error_event", "send_error", "send_json"]
+__all__ = ["error_body", "error_event", "send_error", "send_json", "send_plain_error"]
 
 OPENAI_TYPES = {
     401: "authentication_error",
@@ -111,16 +115,45 @@ def error_event(
 async def send_error(error: GatewayError, context: GatewayContext, send: Send) -> None:
     """Send `error` in the caller's dialect and note its code in `context`."""
     context.error_code = error.code
-    dialect = context.route.dialect
+    await _send(error, context.route.dialect, context.id, send, [])
+
+
+async def send_plain_error(
+    error: GatewayError,
+    path: str,
+    header_names: Iterable[bytes],
+    send: Send,
+    *,
+    closes: bool = False,
+) -> None:
+    """Send `error` for a request that has no context, in the dialect its head suggests.
+
+    Args:
+        header_names: In any case; a mapping of headers will do.
+        closes: Ask the server to close the connection, for what follows on it is not a request
+            or not to be trusted as one. HTTP/1 only.
+    """
+    dialect = likely_dialect(path, header_names)
+    headers = [(b"connection", b"close")] if closes else []
+    await _send(error, dialect, new_id(time.time_ns() // 1_000_000), send, headers)
+
+
+async def _send(
+    error: GatewayError,
+    dialect: Dialect,
+    request_id: str,
+    send: Send,
+    headers: list[tuple[bytes, bytes]],
+) -> None:
     body = error_body(
         dialect,
         status=error.status,
         code=error.code,
         message=str(error),
         param=error.param,
-        request_id=context.id,
+        request_id=request_id,
     )
-    headers = [(b"llmgate-error", b"gateway"), (b"llmgate-id", context.id.encode())]
+    headers += [(b"llmgate-error", b"gateway"), (b"llmgate-id", request_id.encode())]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(math.ceil(error.retry_after_s)).encode()))
     if error.should_retry is not None:

@@ -32,7 +32,7 @@ def derive_tags(
         session_id=directives.session_id,
         session_path=directives.session_path,
         session_name=directives.session_name,
-        properties=directives.properties or None,
+        properties=dict(directives.properties) or None,
     )
 
 

@@ -14,6 +14,7 @@ from asgi_llmgate._asgi.respond import send_error
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.estimate import complete_usage
 from asgi_llmgate.core.meter import Metered, StreamMeter, meter_json
+from asgi_llmgate.core.tags import derive_tags
 from asgi_llmgate.errors import ClientDisconnectedError, GatewayError
 from asgi_llmgate.middleware._base import GatewayMiddleware
 from asgi_llmgate.protocols import LogSink, Price
@@ -25,6 +26,9 @@ logger = logging.getLogger("asgi_llmgate")
 
 # A 128k-token prompt is ~0.5 MB: most requests are kept whole, a pasted book is cut.
 DEFAULT_MAX_BODY_BYTES = 256 * 1024
+
+# Past this an answer is relayed unmetered; its usage is estimated.
+MAX_METERED_BYTES = 32 * 1024 * 1024
 
 # nginx's status for "the client closed the request before an answer".
 CLIENT_LEFT = 499
@@ -70,6 +74,7 @@ class LoggingMiddleware(GatewayMiddleware):
     ) -> None:
         recorder = Recorder(context, send, self.price, self.max_body_bytes)
         try:
+            _ = context.directives  # a malformed header is refused, and the refusal recorded
             await self.app(scope, receive, recorder)
         except ClientDisconnectedError:
             context.client_left = True
@@ -101,8 +106,21 @@ class LoggingMiddleware(GatewayMiddleware):
                 await send_error(error, context, send)
                 return
             receive = context.body.replay(receive)
-            context.is_stream = bool(context.route.is_stream or wants_stream(context))
+            request = await peek_request(context) or {}
+            model = request.get("model", context.route.model)
+            context.model_requested = context.target_model = (
+                model if isinstance(model, str) else None
+            )
+            context.is_stream = context.route.is_stream is True or request.get("stream") is True
         await self.handle(context, scope, receive, send)
+
+
+async def peek_request(context: GatewayContext) -> dict[str, Any] | None:
+    """Return the JSON body, if it is one; a bad one is for the app inside to refuse."""
+    try:
+        return await context.body.json()
+    except GatewayError:
+        return None
 
 
 class Recorder:
@@ -199,7 +217,7 @@ class Recorder:
             if self._whole is not None and self.status is not None and self.status < 400:
                 metered = meter_json(wire_format, b"".join(self._whole))
         if metered is not None:
-            request = peek_request(context)
+            request = context.body.parsed
             context.target_model = metered.model or context.target_model
             context.usage = complete_usage(metered, wire_format, request, context.target_model)
 
@@ -230,6 +248,8 @@ class Recorder:
             response_body = None
         usage = context.usage
         tags = context.tags
+        if tags is None:
+            tags = derive_tags(context.principal, directives, body.parsed)
         principal = context.principal
         first = context.first_byte_ns
         return CallRecord(
@@ -263,13 +283,13 @@ class Recorder:
             cost_nanousd=context.cost_nanousd,
             cache=context.cache.value if context.cache else None,
             attempts=tuple(context.attempts),
-            user_id=tags.user_id if tags else None,
-            user_source=tags.user_source if tags else None,
-            user_trust=tags.user_trust if tags else None,
-            session_id=tags.session_id if tags else None,
-            session_path=tags.session_path if tags else None,
-            session_name=tags.session_name if tags else None,
-            properties=tags.properties if tags else None,
+            user_id=tags.user_id,
+            user_source=tags.user_source,
+            user_trust=tags.user_trust,
+            session_id=tags.session_id,
+            session_path=tags.session_path,
+            session_name=tags.session_name,
+            properties=tags.properties,
             request_bytes=body.received_bytes,
             response_bytes=self.response_bytes,
             request_body=request_body,

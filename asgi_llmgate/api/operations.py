@@ -1,0 +1,64 @@
+"""What machines ask the gateway: is it alive, is it ready, what are its figures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.types import Receive, Scope, Send
+
+from asgi_llmgate._asgi.respond import send_json
+from asgi_llmgate.backends.metrics import render
+from asgi_llmgate.context import first_headers
+from asgi_llmgate.core.credentials import AdminToken
+
+__all__ = ["Operations"]
+
+# A frozen set of public routes: all else of the admin plane needs the token (rule R1).
+PUBLIC = frozenset({"/healthz", "/readyz"})
+ALL = PUBLIC | {"/metrics"}
+
+
+class Operations:
+    """`/healthz` and `/readyz` for anybody, without detail; `/metrics` for the admin token.
+
+    Args:
+        token: The admin token.
+        data_dir: Where all workers of this machine leave their counters.
+        is_ready: False while the server drains, so that balancers send nothing more.
+    """
+
+    def __init__(self, *, token: str, data_dir: Path, is_ready: Callable[[], bool]) -> None:
+        self._token = AdminToken(token)
+        self._data_dir = data_dir
+        self._is_ready = is_ready
+
+    def serves(self, path: str) -> bool:
+        return path in ALL
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
+        if scope["method"] not in ("GET", "HEAD"):
+            await send_json(send, 405, {"error": "use GET"}, [(b"allow", b"GET, HEAD")])
+        elif path == "/healthz":
+            await send_json(send, 200, {"status": "ok"})
+        elif path == "/readyz":
+            if self._is_ready():
+                await send_json(send, 200, {"status": "ready"})
+            else:
+                await send_json(send, 503, {"status": "draining"})
+        elif not self._token.matches(first_headers(scope)):
+            await send_json(
+                send,
+                401,
+                {"error": "send the admin token as `Authorization: Bearer …`"},
+                [(b"www-authenticate", b"Bearer")],
+            )
+        else:
+            content = await asyncio.to_thread(render, self._data_dir)
+            headers = [
+                (b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),
+                (b"content-length", b"%d" % len(content)),
+            ]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": content})

@@ -1,0 +1,230 @@
+"""The command `llmgate`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from asgi_llmgate._version import __version__
+from asgi_llmgate.cli_doctor import run_checks
+from asgi_llmgate.cli_logs import app_logs, stats
+from asgi_llmgate.errors import ConfigurationError
+from asgi_llmgate.settings import Settings, load_settings
+
+__all__ = ["cli", "main"]
+
+cli = typer.Typer(
+    help="An LLM gateway: one base_url for every provider, with costs, logs and limits.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
+cli.add_typer(config, name="config")
+cli.add_typer(app_logs, name="logs")
+cli.command()(stats)
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(help="Port to listen on.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Run the command; mistakes in the settings are two lines, not a traceback."""
+    try:
+        cli()
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"llmgate {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def common(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """An LLM gateway."""
+
+
+@cli.command()
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8790,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Serve the gateway."""
+    load_settings()  # a mistake is told once, before any worker starts
+    print(greeting(host, port), file=sys.stderr)
+    run_server(host, port, workers)
+
+
+@cli.command()
+def demo(host: Host = "127.0.0.1", port: Port = 8790) -> None:
+    """Serve with a provider that needs no key, and print calls to try."""
+    os.environ["LLMGATE_DEMO"] = "true"
+    load_settings()
+    url = f"http://{shown_host(host)}:{port}"
+    body = '{"model":"demo/echo","stream":true,"messages":[{"role":"user","content":"Hello there"}]}'
+    print(
+        f"""
+  A gateway with a provider that needs no key. In another terminal:
+
+    curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+      -d '{body}'
+
+    llmgate logs tail          what the call cost and how long it took
+    llmgate stats --by model
+""",
+        file=sys.stderr,
+    )
+    run_server(host, port, workers=1)
+
+
+def run_server(host: str, port: int, workers: int) -> None:
+    import uvicorn
+
+    uvicorn.run(
+        "asgi_llmgate:app",
+        host=host,
+        port=port,
+        workers=workers,
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=75,
+    )
+
+
+def shown_host(host: str) -> str:
+    return "localhost" if host in ("0.0.0.0", "127.0.0.1", "::") else host  # noqa: S104
+
+
+def greeting(host: str, port: int) -> str:
+    url = f"http://{shown_host(host)}:{port}"
+    return f"""
+  llmgate {__version__} on {url}
+
+    OpenAI(base_url="{url}/v1")
+    Anthropic(base_url="{url}")
+    genai.Client(http_options={{"base_url": "{url}"}})
+"""
+
+
+@cli.command("admin-token")
+def show_admin_token() -> None:
+    """Print the admin token, making it if there is none."""
+    from asgi_llmgate.keyfile import admin_token
+
+    settings = load_settings()
+    given = settings.admin_token.get_secret_value() if settings.admin_token else None
+    print(admin_token(given, settings.data_dir))
+
+
+@cli.command()
+def providers(
+    as_json: AsJson = False,
+    search: Annotated[str, typer.Argument(help="Part of an id, name or alias.")] = "",
+) -> None:
+    """List the providers: what they speak, and whether a key is set."""
+    from asgi_llmgate.gateway import pooled_keys, registry_of
+
+    settings = load_settings()
+    keys = pooled_keys(settings)
+    rows = []
+    for provider in registry_of(settings):
+        names = (provider.id, provider.name, *provider.aliases)
+        if not any(search.lower() in name.lower() for name in names):
+            continue
+        rows.append(
+            {
+                "id": provider.id,
+                "name": provider.name,
+                "formats": sorted(provider.formats),
+                "keys": [key.id for key in keys.get(provider.id, ())],
+                "aliases": sorted(provider.aliases),
+            }
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        print(f"No provider is called anything like {search!r}.", file=sys.stderr)
+        raise typer.Exit(1)
+    width = max(len(str(row["id"])) for row in rows)
+    for row in rows:
+        mark = "key" if row["keys"] else "   "
+        print(f"{row['id']:<{width}}  {mark}  {', '.join(row['formats'])}")
+
+
+@config.command("check")
+def check_config() -> None:
+    """Check the settings; exit 2 and name each mistake if there are any."""
+    settings = load_settings()
+    from asgi_llmgate.gateway import pooled_keys
+
+    pooled_keys(settings)  # names unknown providers
+    for name in unknown_variables(settings):
+        print(f"warning: {name} is set, but there is no such setting.", file=sys.stderr)
+    print("The settings are fine.")
+
+
+@config.command("show")
+def show_config(as_json: AsJson = False) -> None:
+    """Show the settings in force, secrets masked."""
+    values = json.loads(load_settings().model_dump_json(exclude={"config"}))
+    if as_json:
+        print(json.dumps(values, indent=2))
+        return
+    for name, value in flat(values):
+        print(f"{name} = {json.dumps(value)}")
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            rows += flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((prefix + name, value))
+    return rows
+
+
+def unknown_variables(settings: Settings) -> list[str]:
+    """Return `LLMGATE_*` variables that no setting reads: misspelled ones, mostly."""
+    known = {f"LLMGATE_{name}".upper() for name in type(settings).model_fields}
+    return sorted(
+        name
+        for name in os.environ
+        if name.startswith("LLMGATE_")
+        and not name.startswith("LLMGATE_TEST_")
+        and name.partition("__")[0] not in known
+    )
+
+
+@cli.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check data folder, database, price list and keys; exit 1 if a check fails."""
+    checks = run_checks(load_settings())
+    if as_json:
+        print(json.dumps([check._asdict() for check in checks], indent=2))
+    else:
+        for check in checks:
+            print(f"{check.state:<5} {check.name}: {check.detail}")
+    if any(check.state == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

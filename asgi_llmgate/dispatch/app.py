@@ -1,0 +1,207 @@
+"""Call one provider for one request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from asgi_llmgate._asgi.disconnect import DisconnectWatch
+from asgi_llmgate.context import SCOPE_KEY, GatewayContext
+from asgi_llmgate.core.json import JSONError, loads
+from asgi_llmgate.core.targets import Registry, Target, resolve_targets
+from asgi_llmgate.core.url import join
+from asgi_llmgate.dispatch.relay import Relay
+from asgi_llmgate.dispatch.request import PooledKey, body_for, credentials_for, timeouts_for
+from asgi_llmgate.errors import (
+    BodyTooLargeError,
+    ClientDisconnectedError,
+    GatewayError,
+    InvalidRequestError,
+    UpstreamBrokenError,
+)
+from asgi_llmgate.protocols import Timeouts, Upstream, UpstreamRequest
+from asgi_llmgate.types import AttemptRecord
+
+__all__ = ["Dispatch"]
+
+BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+
+
+class Dispatch:
+    """The innermost ASGI application: sends the request on and relays the answer.
+
+    Args:
+        upstream: Sends the bytes. Yours to close.
+        registry: Every provider there is.
+        keys: The operator's keys, by provider id.
+        timeouts: For calls whose answer comes at once.
+        stream_timeouts: For streams.
+        target_hosts: What `LLMGate-Target-URL` may name beside the registry's hosts.
+        max_upload_bytes: Of bodies that are streamed through unparsed.
+    """
+
+    def __init__(
+        self,
+        *,
+        upstream: Upstream,
+        registry: Registry,
+        keys: Mapping[str, Sequence[PooledKey]],
+        timeouts: Timeouts,
+        stream_timeouts: Timeouts,
+        target_hosts: frozenset[str] = frozenset(),
+        max_upload_bytes: int = 512 * 1024 * 1024,
+    ) -> None:
+        self.upstream = upstream
+        self.registry = registry
+        self.keys = keys
+        self.timeouts = timeouts
+        self.stream_timeouts = stream_timeouts
+        self.target_hosts = target_hosts
+        self.max_upload_bytes = max_upload_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context: GatewayContext = scope[SCOPE_KEY]
+        route = context.route
+        directives = context.directives
+        request: dict[str, Any] | None = None
+        model = route.model
+        is_stream = route.is_stream is True
+        if route.is_json:
+            request = await context.body.json()
+            named = request.get("model")
+            if model is None and named is not None:
+                model = _model_name(named)
+            if route.is_stream is None:
+                is_stream = request.get("stream") is True
+        elif route.provider is not None and _is_json(context):
+            # Passed through byte for byte, but logged like the rest.
+            request = _peek(await context.body.read())
+            if request is not None:
+                named = request.get("model")
+                model = named if isinstance(named, str) else model
+                is_stream = is_stream or request.get("stream") is True
+        context.is_stream = is_stream
+        context.model_requested = model
+        context.metered = True
+
+        targets = resolve_targets(
+            route, model, directives, self.registry, allowed_hosts=self.target_hosts
+        )
+        if len(targets) > 1:
+            raise InvalidRequestError(
+                "A list of models is a fallback chain, and fallback is not built yet: name one.",
+                param="model",
+            )
+        target = targets[0]
+        context.target_provider = target.provider.id
+        context.target_model = directives.model_override or target.model
+        await self._attempt(context, target, request, scope, receive, send)
+
+    async def _attempt(
+        self,
+        context: GatewayContext,
+        target: Target,
+        request: dict[str, Any] | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        headers, key_id, pooled = credentials_for(target, context, scope["headers"], self.keys)
+        body = context.body.data
+        withhold = False
+        is_upload = False
+        if body is not None:
+            if request is not None and context.route.provider is None:
+                body, withhold = body_for(
+                    target, context, request, body, is_stream=context.is_stream
+                )
+        elif scope["method"] not in BODILESS or b"content-length" in context.headers:
+            is_upload = True
+            length = context.headers.get(b"content-length")
+            if length is not None:
+                headers.append((b"content-length", length))
+        base = self.stream_timeouts if context.is_stream else self.timeouts
+        upstream_request = UpstreamRequest(
+            scope["method"],
+            join(target.base_url, target.path, scope["query_string"]),
+            headers,
+            body,
+            timeouts_for(base, context.directives.timeout_ms),
+        )
+        watch = DisconnectWatch(receive, armed=not is_upload)
+        if is_upload:
+            upstream_request.body = upload(context, receive, watch, self.max_upload_bytes)
+        started = context.upstream_started_ns = time.perf_counter_ns()
+        status: int | None = None
+        reason: str | None = None
+        try:
+            response = await self.upstream.open(upstream_request)
+            status = response.status
+            relay = Relay(
+                context, response, send, pooled=pooled, withhold_usage=withhold, request=request
+            )
+            await relay.run()
+        except asyncio.CancelledError:
+            reason = "client_left"
+            if watch.caused():
+                context.client_left = True
+                raise ClientDisconnectedError from None
+            raise
+        except GatewayError as error:
+            reason = error.code
+            raise
+        except UpstreamBrokenError:
+            # Part of a body that is no event stream went out; only closing the connection can
+            # tell its reader that the rest will not come.
+            reason = context.error_code = "upstream_connect"
+        finally:
+            watch.stop()
+            duration_ms = (time.perf_counter_ns() - started) / 1e6
+            context.attempts.append(
+                AttemptRecord(
+                    target.provider.id, key_id, target.model, status, reason, duration_ms
+                )
+            )
+
+
+async def upload(
+    context: GatewayContext, receive: Receive, watch: DisconnectWatch, max_bytes: int
+) -> AsyncIterator[bytes]:
+    """Yield the request body as it arrives; then let `watch` have the caller."""
+    body = context.body
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            watch.leave()
+            return
+        chunk: bytes = message.get("body", b"")
+        body.received_bytes += len(chunk)
+        if body.received_bytes > max_bytes:
+            raise BodyTooLargeError(f"The upload is larger than {max_bytes} bytes.")
+        more = message.get("more_body", False)
+        if chunk:
+            yield chunk
+    watch.arm()
+
+
+def _model_name(named: Any) -> str:
+    if isinstance(named, str):
+        return named
+    raise InvalidRequestError("`model` must be a string.", code="missing_model", param="model")
+
+
+def _is_json(context: GatewayContext) -> bool:
+    return context.headers.get(b"content-type", b"").lower().startswith(b"application/json")
+
+
+def _peek(body: bytes) -> dict[str, Any] | None:
+    try:
+        value = loads(body)
+    except JSONError:
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,220 @@
+"""Bring a provider's answer to the caller: bytes untouched, usage read on the way.
+
+A JSON answer of up to 1 MiB is read whole before its head is sent, so that its cost can stand
+in the head, and so that a provider who breaks off can still be answered for with a 502. All
+else goes out chunk by chunk as it comes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.types import Send
+
+from asgi_llmgate._asgi.respond import error_event
+from asgi_llmgate.context import GatewayContext
+from asgi_llmgate.core.estimate import complete_usage
+from asgi_llmgate.core.forward import answer_headers
+from asgi_llmgate.core.meter import Metered, StreamMeter, meter_json
+from asgi_llmgate.errors import (
+    GatewayError,
+    UpstreamBrokenError,
+    UpstreamConnectError,
+    UpstreamError,
+)
+from asgi_llmgate.protocols import RawHeaders, UpstreamResponse
+
+__all__ = ["Relay"]
+
+# Above this an answer is an image or a batch of vectors; its caller should not wait for the end.
+MAX_HELD_BYTES = 1024 * 1024
+
+# Past this an answer is relayed unmetered; its usage is estimated.
+MAX_METERED_BYTES = 32 * 1024 * 1024
+
+
+class Relay:
+    """One answer on its way from the provider to the caller.
+
+    Args:
+        context: Gets usage, model, completeness and, for a broken stream, the error code.
+        response: Closed by `run`, however it ends.
+        send: The caller.
+        pooled: The call was made with the operator's key, so what only concerns him stays here.
+        withhold_usage: The usage chunk was asked for by us, not by the caller.
+        request: The JSON body, for estimates; None if it was not parsed.
+    """
+
+    __slots__ = ("_meter", "context", "pooled", "request", "response", "send", "withhold_usage")
+
+    def __init__(
+        self,
+        context: GatewayContext,
+        response: UpstreamResponse,
+        send: Send,
+        *,
+        pooled: bool,
+        withhold_usage: bool,
+        request: dict[str, Any] | None,
+    ) -> None:
+        self.context = context
+        self.response = response
+        self.send = send
+        self.pooled = pooled
+        self.withhold_usage = withhold_usage
+        self.request = request
+        self._meter: StreamMeter | None = None
+
+    async def run(self) -> None:
+        """Relay everything.
+
+        Raises:
+            UpstreamError: nothing was sent yet, and nothing of this answer may be.
+            UpstreamBrokenError: the answer ended early after it had begun to go out.
+        """
+        response = self.response
+        status = response.status
+        try:
+            if 300 <= status < 400:
+                raise UpstreamError(
+                    f"The provider answered with a redirect ({status}), which is never followed."
+                )
+            if self.pooled and status in (401, 403):
+                raise UpstreamError(
+                    "The provider refused the gateway's own key. The operator has to renew it.",
+                    code="upstream_auth",
+                )
+            content_type = _value(response.headers, b"content-type")
+            if status < 400 and self._is_stream(content_type):
+                await self._stream(status)
+            elif b"json" in content_type and self.context.route.format is not None:
+                await self._whole(status)
+            else:
+                await self._through(status)
+        finally:
+            self._account()
+            await response.aclose()
+
+    def _is_stream(self, content_type: bytes) -> bool:
+        if content_type.startswith((b"text/event-stream", b"application/vnd.amazon.eventstream")):
+            return True
+        # Gemini without `alt=sse` streams a JSON array.
+        return bool(self.context.route.is_stream) and b"json" in content_type
+
+    async def _stream(self, status: int) -> None:
+        context, response, send = self.context, self.response, self.send
+        context.is_stream = True
+        headers = answer_headers(response.headers, pooled=self.pooled)
+        headers.append((b"x-accel-buffering", b"no"))
+        if self.withhold_usage:
+            headers = [header for header in headers if header[0] != b"content-length"]
+        meter = self._meter = StreamMeter(
+            context.route.format or "",
+            withhold_usage=self.withhold_usage,
+            provider=context.target_provider,
+        )
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        feed, read = meter.feed, response.read
+        try:
+            while chunk := await read():
+                if relayed := feed(chunk):
+                    await send(
+                        {"type": "http.response.body", "body": relayed, "more_body": True}
+                    )
+        except UpstreamBrokenError:
+            await self._end_broken("upstream_connect", "The provider broke off the stream.")
+            return
+        except GatewayError as error:  # a timer ran out
+            await self._end_broken(error.code, str(error))
+            return
+        if rest := meter.rest():
+            await send({"type": "http.response.body", "body": rest, "more_body": True})
+        if meter.is_cut_short:
+            await self._end_broken("upstream_connect", "The provider ended the stream too early.")
+            return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _end_broken(self, code: str, message: str) -> None:
+        """End a stream so that no SDK takes it for a whole one."""
+        context = self.context
+        context.error_code = code
+        event = error_event(
+            context.route.dialect,
+            context.route.format,
+            code=code,
+            message=message,
+            request_id=context.id,
+        )
+        # The blank line closes an event of which only a part arrived.
+        await self.send({"type": "http.response.body", "body": b"\n\n" + event})
+
+    async def _whole(self, status: int) -> None:
+        context, response = self.context, self.response
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            while chunk := await response.read():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > MAX_HELD_BYTES:
+                    await self._through(status, chunks)
+                    return
+        except UpstreamBrokenError:
+            raise UpstreamConnectError(
+                "The provider broke off before its answer was complete."
+            ) from None
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if status < 400:
+            self._note(meter_json(context.route.format or "", body, context.target_provider))
+        context.complete = True
+        headers = [
+            header
+            for header in answer_headers(response.headers, pooled=self.pooled)
+            if header[0] != b"content-length"
+        ]
+        headers.append((b"content-length", b"%d" % size))
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def _through(self, status: int, held: list[bytes] | None = None) -> None:
+        """Relay chunk by chunk: audio, files, and answers too large to hold."""
+        context, response, send = self.context, self.response, self.send
+        headers = answer_headers(response.headers, pooled=self.pooled)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        seen = held or []
+        size = sum(map(len, seen))
+        for chunk in seen:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        is_metered = held is not None
+        while chunk := await response.read():
+            size += len(chunk)
+            if is_metered and size <= MAX_METERED_BYTES:
+                seen.append(chunk)
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        context.complete = True
+        if is_metered and size <= MAX_METERED_BYTES and status < 400:
+            body = b"".join(seen)
+            self._note(meter_json(context.route.format or "", body, context.target_provider))
+
+    def _account(self) -> None:
+        """Count a stream by what arrived, also when the caller left or the provider broke off."""
+        if self._meter is not None:
+            metered = self._meter.close()
+            self.context.complete = metered.complete and not metered.failed
+            self._note(metered)
+
+    def _note(self, metered: Metered) -> None:
+        context = self.context
+        if metered.model is not None and context.directives.model_override is None:
+            context.target_model = metered.model
+        context.usage = complete_usage(
+            metered, context.route.format or "", self.request, context.target_model
+        )
+
+
+def _value(headers: RawHeaders, name: bytes) -> bytes:
+    for key, value in headers:
+        if key == name:
+            return value
+    return b""

@@ -1,0 +1,150 @@
+"""Write the request that a provider gets."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from asgi_llmgate.context import GatewayContext
+from asgi_llmgate.core.forward import forward_all, forward_allowed, key_header
+from asgi_llmgate.core.json import dumps
+from asgi_llmgate.core.targets import Target
+from asgi_llmgate.errors import AuthenticationError, InvalidRequestError
+from asgi_llmgate.protocols import RawHeaders, Timeouts
+from asgi_llmgate.types import CallerKey, PrincipalKind, Secret
+
+__all__ = ["PooledKey", "body_for", "credentials_for", "timeouts_for"]
+
+# Formats whose streams carry usage only if `stream_options` asks for it.
+USAGE_ON_REQUEST = frozenset({"openai-chat", "openai-completions"})
+
+
+@dataclass(frozen=True, slots=True)
+class PooledKey:
+    """A provider key of the operator's. Chosen among its fellows by weight."""
+
+    id: str
+    key: Secret
+    weight: float = 1.0
+
+
+def credentials_for(
+    target: Target,
+    context: GatewayContext,
+    raw_headers: Sequence[tuple[bytes, bytes]],
+    pool: Mapping[str, Sequence[PooledKey]],
+) -> tuple[RawHeaders, str | None, bool]:
+    """Return the headers to send, the id of the pooled key among them, and whether it is pooled.
+
+    The caller's own key goes first. A pooled key is for verified principals only, and goes to
+    the host of its own provider row, which is the only host `target` can name.
+
+    Raises:
+        AuthenticationError: no key may be used for this call.
+        InvalidRequestError: the provider wants more than a key in a header.
+    """
+    provider = target.provider
+    caller = context.caller_key
+    if caller is not None:
+        headers = forward_all(raw_headers)
+        headers.append(_caller_header(caller, provider.auth))
+        return headers, None, False
+    if provider.auth == "none":
+        return forward_allowed(raw_headers), None, False
+    principal = context.principal
+    keys = pool.get(provider.id, ())
+    if keys and principal is not None and principal.kind is not PrincipalKind.BYOK:
+        chosen = _choose(keys)
+        header = key_header(provider.auth, chosen.key)
+        if header is None:
+            raise _unsupported(provider.id)
+        headers = forward_allowed(raw_headers)
+        headers.append(header)
+        return headers, chosen.id, True
+    if keys:
+        raise AuthenticationError(
+            f"The gateway has a key for {provider.id!r}, but only for callers it knows. Send a "
+            "gateway key, or a provider key of your own.",
+            code="provider_key_missing",
+        )
+    raise AuthenticationError(
+        f"No key for the provider {provider.id!r}: send your own, or let the operator set "
+        f"LLMGATE_PROVIDERS__{_variable(provider.id)}__API_KEY.",
+        code="provider_key_missing",
+    )
+
+
+def _variable(provider_id: str) -> str:
+    return provider_id.replace("-", "_").replace(".", "_").upper()
+
+
+def _unsupported(provider_id: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"The provider {provider_id!r} wants signed requests, which are not built yet.",
+        code="translation_unavailable",
+    )
+
+
+def _caller_header(caller: CallerKey, auth: str) -> tuple[bytes, bytes]:
+    """Return the caller's key as this provider reads it, as it came wherever that is possible."""
+    if caller.header == b"authorization" and (auth.startswith(("bearer", "anthropic"))):
+        return b"authorization", b"Bearer " + caller.key.reveal().encode()
+    header = key_header(auth, caller.key)
+    if header is not None:
+        return header
+    # A style of its own (a token exchanged elsewhere, a signed URL): what the caller sent is what
+    # the provider is meant to get.
+    name = caller.header if caller.header != b"key" else b"x-goog-api-key"
+    prefix = b"Bearer " if name == b"authorization" else b""
+    return name, prefix + caller.key.reveal().encode()
+
+
+def _choose(keys: Sequence[PooledKey]) -> PooledKey:
+    if len(keys) == 1:
+        return keys[0]
+    weights = [key.weight for key in keys]
+    return random.choices(keys, weights)[0]  # noqa: S311 -- spreads load, hides nothing
+
+
+def body_for(
+    target: Target,
+    context: GatewayContext,
+    request: dict[str, Any],
+    original: bytes,
+    *,
+    is_stream: bool,
+) -> tuple[bytes, bool]:
+    """Return the body to send and whether its usage chunk must be withheld from the caller.
+
+    The caller's own bytes go out unless something in them has to change.
+    """
+    changes: dict[str, Any] = {}
+    if "model" in request and target.model is not None and request["model"] != target.model:
+        changes["model"] = target.model
+    withhold = False
+    if is_stream and context.route.format in USAGE_ON_REQUEST:
+        options = request.get("stream_options")
+        options = options if isinstance(options, dict) else {}
+        wanted = context.directives.stream_usage
+        asked = options.get("include_usage") is True
+        may_ask = target.provider.stream_usage or wanted is True
+        if not asked and may_ask and wanted is not False:
+            changes["stream_options"] = {**options, "include_usage": True}
+            withhold = wanted is not True
+    if not changes:
+        return original, False
+    return dumps({**request, **changes}), withhold
+
+
+def timeouts_for(base: Timeouts, timeout_ms: int | None) -> Timeouts:
+    """Return `base`, tightened by what the caller asked for."""
+    if timeout_ms is None:
+        return base
+    limit = timeout_ms / 1000
+
+    def least(value: float | None) -> float:
+        return limit if value is None else min(value, limit)
+
+    return replace(base, first_byte_s=least(base.first_byte_s), total_s=least(base.total_s))

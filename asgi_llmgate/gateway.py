@@ -1,0 +1,273 @@
+"""The whole stack in one ASGI application, mounted into another or standing alone.
+
+    hygiene → routes ─┬─ /healthz /readyz /metrics                       (api/)
+                      └─ logging → auth → tagging → dispatch → provider
+
+Building one does no I/O: files, connections and threads come with the first call that needs
+them, so a gateway may be built at import time, and it works where no lifespan event arrives.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from asgi_llmgate._asgi.lifespan import on_sigterm, serve_lifespan
+from asgi_llmgate._asgi.respond import send_plain_error
+from asgi_llmgate.api.operations import Operations
+from asgi_llmgate.backends.journal import JournalLogSink
+from asgi_llmgate.context import SCOPE_KEY, GatewayContext, first_headers, relative_path
+from asgi_llmgate.core.routes import match_route
+from asgi_llmgate.dispatch import Dispatch, PooledKey
+from asgi_llmgate.errors import ConfigurationError, UnknownRouteError
+from asgi_llmgate.keyfile import admin_token, secret_key
+from asgi_llmgate.logs import configure_logging, hide_keys_in_access_log
+from asgi_llmgate.middleware.auth import AuthMiddleware
+from asgi_llmgate.middleware.hygiene import HygieneMiddleware
+from asgi_llmgate.middleware.logging import LoggingMiddleware
+from asgi_llmgate.middleware.tagging import TaggingMiddleware
+from asgi_llmgate.pricing import Prices
+from asgi_llmgate.protocols import Authenticate, LogSink, Price, Timeouts, Upstream
+from asgi_llmgate.providers.registry import load_registry
+from asgi_llmgate.settings import Settings, load_settings
+from asgi_llmgate.types import Secret
+from asgi_llmgate.upstream.make import make_upstream
+
+__all__ = ["LLMGate", "journal_of", "pooled_keys", "prices_of", "registry_of", "standalone"]
+
+logger = logging.getLogger("asgi_llmgate")
+
+NO_WEBSOCKET = "llmgate relays HTTP only; the realtime API is not available through it"
+
+
+class LLMGate:
+    """An LLM gateway as an ASGI application.
+
+        app.mount("/llm", LLMGate(authenticate=who_is_logged_in))
+
+    Args:
+        settings: Defaults to `LLMGATE_*` and `llmgate.toml`.
+        authenticate: The host application's own login, or several; the first answer wins.
+        log: Where records go; defaults to the journal in the data folder. Yours to close.
+        upstream: How providers are called; defaults to the client of the settings. Yours to
+            close.
+        price: Turns usage into nano-dollars; defaults to the price list of genai-prices.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        authenticate: Authenticate | Sequence[Authenticate] | None = None,
+        log: LogSink | None = None,
+        upstream: Upstream | None = None,
+        price: Price | None = None,
+    ) -> None:
+        self.settings = settings if settings is not None else load_settings()
+        self.draining = False
+        self._authenticate = authenticate
+        self._given_log = log
+        self._given_upstream = upstream
+        self._given_price = price
+        hide_keys_in_access_log()
+
+    @cached_property
+    def log(self) -> LogSink:
+        if self._given_log is not None:
+            return self._given_log
+        journal = journal_of(self.settings, self.price)
+        atexit.register(journal.close)
+        return journal
+
+    @cached_property
+    def price(self) -> Price:
+        return self._given_price or prices_of(self.settings)
+
+    @cached_property
+    def upstream(self) -> Upstream:
+        made = self._given_upstream or make_upstream(self.settings.upstream.client)
+        if self.settings.demo:
+            from asgi_llmgate.upstream.demo import DemoUpstream
+
+            return DemoUpstream(made)
+        return made
+
+    @cached_property
+    def _stack(self) -> HygieneMiddleware:
+        settings = self.settings
+        shared = settings.redis_url is not None or settings.database_url is not None
+        given = settings.secret_key.get_secret_value() if settings.secret_key else None
+        dispatch = Dispatch(
+            upstream=self.upstream,
+            registry=registry_of(settings),
+            keys=pooled_keys(settings),
+            timeouts=_timeouts(settings, stream=False),
+            stream_timeouts=_timeouts(settings, stream=True),
+            target_hosts=frozenset(settings.upstream.target_hosts),
+        )
+        tagging = TaggingMiddleware(dispatch)
+        auth = AuthMiddleware(
+            tagging,
+            keys={name: key.get_secret_value() for name, key in settings.keys.items()},
+            authenticate=self._authenticate,
+            mode=settings.auth.mode,
+            secret=secret_key(given, settings.data_dir, shared=shared),
+            allowed_origins=settings.auth.allowed_origins,
+        )
+        self._calls = LoggingMiddleware(
+            auth, sink=self.log, price=self.price, max_body_bytes=settings.log.body_cap
+        )
+        limits = settings.limits
+        return HygieneMiddleware(
+            self._route,
+            max_headers=limits.max_headers,
+            max_header_bytes=limits.max_header_bytes,
+            max_body_bytes=limits.max_body_bytes,
+            max_upload_bytes=limits.max_upload_bytes,
+        )
+
+    @cached_property
+    def _operations(self) -> Operations:
+        settings = self.settings
+        given = settings.admin_token.get_secret_value() if settings.admin_token else None
+        return Operations(
+            token=admin_token(given, settings.data_dir),
+            data_dir=settings.data_dir,
+            is_ready=lambda: not self.draining,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._stack(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await serve_lifespan(
+                scope, receive, send, startup=self.startup, shutdown=self.aclose
+            )
+        elif scope["type"] == "websocket":
+            # Accepted first: a refused handshake cannot carry the reason.
+            await receive()
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.close", "code": 1008, "reason": NO_WEBSOCKET})
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = relative_path(scope)
+        method: str = scope["method"]
+        if self._operations.serves(path):
+            await self._operations(scope, receive, send, path)
+            return
+        headers = first_headers(scope)
+        route = match_route(method, path, scope.get("raw_path"), headers)
+        if route is None:
+            await send_plain_error(
+                UnknownRouteError(f"There is no {method} {path} here."), path, headers, send
+            )
+            return
+        scope[SCOPE_KEY] = GatewayContext(scope, receive, route, headers)
+        await self._calls(scope, receive, send)
+
+    async def startup(self) -> None:
+        """Build the stack now, so that mistakes in the settings stop the start."""
+        self.draining = False
+        _ = self._stack, self._operations
+        on_sigterm(self._drain)
+
+    def _drain(self) -> None:
+        self.draining = True
+
+    async def aclose(self) -> None:
+        """Write out what is queued and close what this gateway opened itself. Safe twice."""
+        made = self.__dict__
+        if "upstream" in made and self._given_upstream is None:
+            await self.upstream.aclose()
+            del made["upstream"]
+        if "log" in made:
+            if self._given_log is None:
+                await self.log.aclose()
+                del made["log"]
+            else:
+                await self.log.flush()
+        made.pop("_stack", None)
+
+    @asynccontextmanager
+    async def lifespan(self, _app: Any = None) -> AsyncIterator[None]:
+        """A lifespan for the host: `FastAPI(lifespan=gate.lifespan)`. Optional."""
+        await self.startup()
+        try:
+            yield
+        finally:
+            await self.aclose()
+
+
+def standalone() -> LLMGate:
+    """Build the application behind `uvicorn asgi_llmgate:app`."""
+    try:
+        settings = load_settings()
+        configure_logging(settings.log.format, settings.log.level)
+        return LLMGate(settings)
+    except ConfigurationError as error:
+        # uvicorn would print a traceback through its own code above the one line that helps.
+        sys.exit(f"asgi_llmgate cannot start.\n{error}")
+
+
+def journal_of(settings: Settings, price: Price | None = None) -> JournalLogSink:
+    """Return the journal of the data folder; nothing is opened yet."""
+    log = settings.log
+    return JournalLogSink(
+        settings.data_dir, max_age_s=log.max_age_days * 86_400, max_bytes=log.max_bytes
+    )
+
+
+def prices_of(settings: Settings) -> Prices:
+    return Prices({model: price.model_dump() for model, price in settings.prices.items()})
+
+
+def registry_of(settings: Settings) -> Any:
+    return load_registry(
+        {
+            provider: given.model_dump(
+                include={"base_url", "formats", "name", "auth", "stream_usage"}, exclude_none=True
+            )
+            for provider, given in settings.providers.items()
+        }
+    )
+
+
+def pooled_keys(
+    settings: Settings, environment: Mapping[str, str] = os.environ
+) -> dict[str, list[PooledKey]]:
+    """Return the operator's keys by provider id: those of the settings, else the SDKs' names."""
+    registry = registry_of(settings)
+    keys: dict[str, list[PooledKey]] = {}
+    for name, given in settings.providers.items():
+        provider = registry.find(name)
+        for key in given.all_keys():
+            pooled = PooledKey(key.id, Secret(key.key.get_secret_value()), key.weight)
+            keys.setdefault(provider.id, []).append(pooled)
+    for provider in registry:
+        if provider.id in keys:
+            continue
+        for variable in provider.key_variables:
+            if environment.get(variable):
+                keys[provider.id] = [PooledKey(variable, Secret(environment[variable]))]
+                break
+    return keys
+
+
+def _timeouts(settings: Settings, *, stream: bool) -> Timeouts:
+    given = settings.upstream.timeouts
+    return Timeouts(
+        connect_s=given.connect,
+        pool_s=given.pool,
+        write_s=given.write,
+        first_byte_s=given.first_byte_stream if stream else given.first_byte,
+        idle_s=given.idle,
+        total_s=None if stream else given.total,
+    )

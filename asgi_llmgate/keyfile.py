@@ -1,0 +1,86 @@
+"""Secrets that are made once and kept in the data folder: the secret key, the admin token."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from asgi_llmgate.errors import ConfigurationError
+
+__all__ = ["admin_token", "private_folder", "secret_key"]
+
+MIN_SECRET_BYTES = 32
+
+
+def private_folder(folder: Path) -> Path:
+    """Make `folder`, readable by its owner only."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def secret_key(given: str | None, folder: Path, *, shared: bool) -> bytes:
+    """Return the key from which all others derive.
+
+    Args:
+        given: `LLMGATE_SECRET_KEY`: at least 32 bytes, as hex or base64; None makes one, once.
+        folder: Where the one made is kept.
+        shared: Several machines share a store, so a key made by one of them will not do.
+
+    Raises:
+        ConfigurationError: it is too short, unreadable, or missing where it must be given.
+    """
+    if given is not None:
+        return _decoded(given)
+    if shared:
+        raise ConfigurationError(
+            "LLMGATE_SECRET_KEY is needed where a Redis or a database is shared.\n"
+            "HINT: make one with `openssl rand -hex 32` and give it to every machine."
+        )
+    return bytes.fromhex(_made_once(folder / "secret.key", lambda: secrets.token_hex(32)))
+
+
+def admin_token(given: str | None, folder: Path) -> str:
+    """Return the token of the admin plane: the one given, else one made once."""
+    if given:
+        return given
+    return _made_once(folder / "admin_token", lambda: secrets.token_urlsafe(32))
+
+
+def _decoded(text: str) -> bytes:
+    text = text.strip()
+    key = b""
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        try:
+            key = base64.b64decode(text.replace("-", "+").replace("_", "/") + "==")
+        except (binascii.Error, ValueError):
+            pass
+    if len(key) < MIN_SECRET_BYTES or len(set(key)) < MIN_SECRET_BYTES // 4:
+        raise ConfigurationError(
+            f"LLMGATE_SECRET_KEY must be at least {MIN_SECRET_BYTES} random bytes, as hex or "
+            "base64.\nHINT: make one with `openssl rand -hex 32`."
+        )
+    return key
+
+
+def _made_once(path: Path, make: Callable[[], str]) -> str:
+    private_folder(path.parent)
+    made = make()
+    # Written aside and linked into place, so that a second worker never reads half a file.
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(made)
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            return path.read_text().strip()
+    finally:
+        aside.unlink()
+    return made
