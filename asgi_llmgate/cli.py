@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -77,7 +76,9 @@ def demo(host: Host = "127.0.0.1", port: Port = 8790) -> None:
     os.environ["LLMGATE_DEMO"] = "true"
     load_settings()
     url = f"http://{shown_host(host)}:{port}"
-    body = '{"model":"demo/echo","stream":true,"messages":[{"role":"user","content":"Hello there"}]}'
+    body = (
+        '{"model":"demo/echo","stream":true,"messages":[{"role":"user","content":"Hello there"}]}'
+    )
     print(
         f"""
   A gateway with a provider that needs no key. In another terminal:
@@ -138,12 +139,10 @@ def providers(
     search: Annotated[str, typer.Argument(help="Part of an id, name or alias.")] = "",
 ) -> None:
     """List the providers: what they speak, and whether a key is set."""
-    from asgi_llmgate.gateway import pooled_keys, registry_of
+    from asgi_llmgate.assemble import registry_of
 
-    settings = load_settings()
-    keys = pooled_keys(settings)
     rows = []
-    for provider in registry_of(settings):
+    for provider in registry_of(load_settings()).providers.values():
         names = (provider.id, provider.name, *provider.aliases)
         if not any(search.lower() in name.lower() for name in names):
             continue
@@ -151,8 +150,8 @@ def providers(
             {
                 "id": provider.id,
                 "name": provider.name,
-                "formats": sorted(provider.formats),
-                "keys": [key.id for key in keys.get(provider.id, ())],
+                "formats": sorted(provider.endpoints),
+                "keys": [key.id for key in provider.keys],
                 "aliases": sorted(provider.aliases),
             }
         )
@@ -172,9 +171,9 @@ def providers(
 def check_config() -> None:
     """Check the settings; exit 2 and name each mistake if there are any."""
     settings = load_settings()
-    from asgi_llmgate.gateway import pooled_keys
+    from asgi_llmgate.assemble import registry_of
 
-    pooled_keys(settings)  # names unknown providers
+    registry_of(settings)  # names providers that are wrong
     for name in unknown_variables(settings):
         print(f"warning: {name} is set, but there is no such setting.", file=sys.stderr)
     print("The settings are fine.")

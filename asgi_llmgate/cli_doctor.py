@@ -66,9 +66,10 @@ def upstream_client(settings: Settings) -> Iterator[Check]:
 
 
 def keys(settings: Settings) -> Iterator[Check]:
-    from asgi_llmgate.gateway import pooled_keys
+    from asgi_llmgate.assemble import registry_of
 
-    pooled = pooled_keys(settings)
+    registry = registry_of(settings)
+    pooled = [provider.id for provider in registry.providers.values() if provider.keys]
     if pooled and not settings.keys and settings.auth.mode != "required":
         yield Check(
             "warn",

@@ -153,7 +153,6 @@ class GatewayContext:
         self.warnings.append(text)
 
 
-
 def first_headers(scope: Scope) -> dict[bytes, bytes]:
     """Return the headers by lower-case name, the first of each."""
     headers: dict[bytes, bytes] = {}

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any
@@ -23,10 +22,10 @@ from starlette.types import Receive, Scope, Send
 from asgi_llmgate._asgi.lifespan import on_sigterm, serve_lifespan
 from asgi_llmgate._asgi.respond import send_plain_error
 from asgi_llmgate.api.operations import Operations
-from asgi_llmgate.backends.journal import JournalLogSink
+from asgi_llmgate.assemble import journal_of, prices_of, registry_of, timeouts_of
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext, first_headers, relative_path
 from asgi_llmgate.core.routes import match_route
-from asgi_llmgate.dispatch import Dispatch, PooledKey
+from asgi_llmgate.dispatch import Dispatch
 from asgi_llmgate.errors import ConfigurationError, UnknownRouteError
 from asgi_llmgate.keyfile import admin_token, secret_key
 from asgi_llmgate.logs import configure_logging, hide_keys_in_access_log
@@ -34,14 +33,12 @@ from asgi_llmgate.middleware.auth import AuthMiddleware
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
 from asgi_llmgate.middleware.tagging import TaggingMiddleware
-from asgi_llmgate.pricing import Prices
-from asgi_llmgate.protocols import Authenticate, LogSink, Price, Timeouts, Upstream
-from asgi_llmgate.providers.registry import load_registry
+from asgi_llmgate.protocols import Authenticate, LogSink, Price, Upstream
 from asgi_llmgate.settings import Settings, load_settings
-from asgi_llmgate.types import Secret
+from asgi_llmgate.upstream.demo import DemoUpstream
 from asgi_llmgate.upstream.make import make_upstream
 
-__all__ = ["LLMGate", "journal_of", "pooled_keys", "prices_of", "registry_of", "standalone"]
+__all__ = ["LLMGate", "standalone"]
 
 logger = logging.getLogger("asgi_llmgate")
 
@@ -95,8 +92,6 @@ class LLMGate:
     def upstream(self) -> Upstream:
         made = self._given_upstream or make_upstream(self.settings.upstream.client)
         if self.settings.demo:
-            from asgi_llmgate.upstream.demo import DemoUpstream
-
             return DemoUpstream(made)
         return made
 
@@ -108,10 +103,8 @@ class LLMGate:
         dispatch = Dispatch(
             upstream=self.upstream,
             registry=registry_of(settings),
-            keys=pooled_keys(settings),
-            timeouts=_timeouts(settings, stream=False),
-            stream_timeouts=_timeouts(settings, stream=True),
-            target_hosts=frozenset(settings.upstream.target_hosts),
+            timeouts=timeouts_of(settings, stream=False),
+            stream_timeouts=timeouts_of(settings, stream=True),
         )
         tagging = TaggingMiddleware(dispatch)
         auth = AuthMiddleware(
@@ -148,9 +141,7 @@ class LLMGate:
         if scope["type"] == "http":
             await self._stack(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await serve_lifespan(
-                scope, receive, send, startup=self.startup, shutdown=self.aclose
-            )
+            await serve_lifespan(scope, receive, send, startup=self.startup, shutdown=self.aclose)
         elif scope["type"] == "websocket":
             # Accepted first: a refused handshake cannot carry the reason.
             await receive()
@@ -215,59 +206,3 @@ def standalone() -> LLMGate:
     except ConfigurationError as error:
         # uvicorn would print a traceback through its own code above the one line that helps.
         sys.exit(f"asgi_llmgate cannot start.\n{error}")
-
-
-def journal_of(settings: Settings, price: Price | None = None) -> JournalLogSink:
-    """Return the journal of the data folder; nothing is opened yet."""
-    log = settings.log
-    return JournalLogSink(
-        settings.data_dir, max_age_s=log.max_age_days * 86_400, max_bytes=log.max_bytes
-    )
-
-
-def prices_of(settings: Settings) -> Prices:
-    return Prices({model: price.model_dump() for model, price in settings.prices.items()})
-
-
-def registry_of(settings: Settings) -> Any:
-    return load_registry(
-        {
-            provider: given.model_dump(
-                include={"base_url", "formats", "name", "auth", "stream_usage"}, exclude_none=True
-            )
-            for provider, given in settings.providers.items()
-        }
-    )
-
-
-def pooled_keys(
-    settings: Settings, environment: Mapping[str, str] = os.environ
-) -> dict[str, list[PooledKey]]:
-    """Return the operator's keys by provider id: those of the settings, else the SDKs' names."""
-    registry = registry_of(settings)
-    keys: dict[str, list[PooledKey]] = {}
-    for name, given in settings.providers.items():
-        provider = registry.find(name)
-        for key in given.all_keys():
-            pooled = PooledKey(key.id, Secret(key.key.get_secret_value()), key.weight)
-            keys.setdefault(provider.id, []).append(pooled)
-    for provider in registry:
-        if provider.id in keys:
-            continue
-        for variable in provider.key_variables:
-            if environment.get(variable):
-                keys[provider.id] = [PooledKey(variable, Secret(environment[variable]))]
-                break
-    return keys
-
-
-def _timeouts(settings: Settings, *, stream: bool) -> Timeouts:
-    given = settings.upstream.timeouts
-    return Timeouts(
-        connect_s=given.connect,
-        pool_s=given.pool,
-        write_s=given.write,
-        first_byte_s=given.first_byte_stream if stream else given.first_byte,
-        idle_s=given.idle,
-        total_s=None if stream else given.total,
-    )

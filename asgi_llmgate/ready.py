@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp
 
-from asgi_llmgate.gateway import journal_of, prices_of
+from asgi_llmgate.assemble import journal_of, prices_of
 from asgi_llmgate.middleware.logging import LoggingMiddleware as _LoggingMiddleware
 from asgi_llmgate.settings import load_settings
 

@@ -22,7 +22,15 @@ class RequestBody:
     client sent, whatever `replace` made of it; None before reading and for streamed bodies.
     """
 
-    __slots__ = ("_data", "_parsed", "_receive", "_replayed", "original", "max_bytes", "received_bytes")
+    __slots__ = (
+        "_data",
+        "_parsed",
+        "_receive",
+        "_replayed",
+        "max_bytes",
+        "original",
+        "received_bytes",
+    )
 
     def __init__(self, receive: Receive, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self._receive = receive

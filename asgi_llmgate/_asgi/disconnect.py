@@ -65,6 +65,6 @@ class DisconnectWatch:
         try:
             while (await self._receive())["type"] != "http.disconnect":
                 pass
-        except Exception:  # noqa: BLE001 -- a receive that breaks means that nobody is there
+        except Exception:  # noqa: BLE001, S110 -- a receive that breaks means nobody is there
             pass
         self.leave()

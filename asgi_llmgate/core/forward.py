@@ -120,9 +120,8 @@ def answer_headers(headers: Iterable[tuple[bytes, bytes]], *, pooled: bool) -> R
 
 AUTH_HEADERS: Mapping[str, tuple[bytes, bytes]] = {
     "bearer": (b"authorization", b"Bearer "),
-    "anthropic": (b"x-api-key", b""),
+    "x-api-key": (b"x-api-key", b""),
     "x-goog-api-key": (b"x-goog-api-key", b""),
-    "azure-api-key": (b"api-key", b""),
     "api-key": (b"api-key", b""),
 }
 

@@ -1,13 +1,12 @@
 """The innermost application: one call of one provider.
 
-    request.py   target and key → method, URL, headers, body
-    relay.py     the provider's answer → the caller, metered on the way
-    app.py       the ASGI application that joins them
+request.py   target and key → method, URL, headers, body
+relay.py     the provider's answer → the caller, metered on the way
+app.py       the ASGI application that joins them
 """
 
 from __future__ import annotations
 
 from asgi_llmgate.dispatch.app import Dispatch
-from asgi_llmgate.dispatch.request import PooledKey
 
-__all__ = ["Dispatch", "PooledKey"]
+__all__ = ["Dispatch"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -12,10 +12,10 @@ from starlette.types import Receive, Scope, Send
 from asgi_llmgate._asgi.disconnect import DisconnectWatch
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext
 from asgi_llmgate.core.json import JSONError, loads
-from asgi_llmgate.core.targets import Registry, Target, resolve_targets
-from asgi_llmgate.core.url import join
+from asgi_llmgate.core.registry import Registry
+from asgi_llmgate.core.targets import Target, resolve_targets
 from asgi_llmgate.dispatch.relay import Relay
-from asgi_llmgate.dispatch.request import PooledKey, body_for, credentials_for, timeouts_for
+from asgi_llmgate.dispatch.request import body_for, credentials_for, timeouts_for
 from asgi_llmgate.errors import (
     BodyTooLargeError,
     ClientDisconnectedError,
@@ -36,8 +36,7 @@ class Dispatch:
 
     Args:
         upstream: Sends the bytes. Yours to close.
-        registry: Every provider there is.
-        keys: The operator's keys, by provider id.
+        registry: Every provider there is, with the operator's keys.
         timeouts: For calls whose answer comes at once.
         stream_timeouts: For streams.
         target_hosts: What `LLMGate-Target-URL` may name beside the registry's hosts.
@@ -49,18 +48,14 @@ class Dispatch:
         *,
         upstream: Upstream,
         registry: Registry,
-        keys: Mapping[str, Sequence[PooledKey]],
         timeouts: Timeouts,
         stream_timeouts: Timeouts,
-        target_hosts: frozenset[str] = frozenset(),
         max_upload_bytes: int = 512 * 1024 * 1024,
     ) -> None:
         self.upstream = upstream
         self.registry = registry
-        self.keys = keys
         self.timeouts = timeouts
         self.stream_timeouts = stream_timeouts
-        self.target_hosts = target_hosts
         self.max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,9 +83,7 @@ class Dispatch:
         context.model_requested = model
         context.metered = True
 
-        targets = resolve_targets(
-            route, model, directives, self.registry, allowed_hosts=self.target_hosts
-        )
+        targets = resolve_targets(route, model, directives, self.registry)
         if len(targets) > 1:
             raise InvalidRequestError(
                 "A list of models is a fallback chain, and fallback is not built yet: name one.",
@@ -110,7 +103,7 @@ class Dispatch:
         receive: Receive,
         send: Send,
     ) -> None:
-        headers, key_id, pooled = credentials_for(target, context, scope["headers"], self.keys)
+        headers, key_id, pooled = credentials_for(target, context, scope["headers"])
         body = context.body.data
         withhold = False
         is_upload = False
@@ -127,7 +120,7 @@ class Dispatch:
         base = self.stream_timeouts if context.is_stream else self.timeouts
         upstream_request = UpstreamRequest(
             scope["method"],
-            join(target.base_url, target.path, scope["query_string"]),
+            target.url(scope["query_string"]),
             headers,
             body,
             timeouts_for(base, context.directives.timeout_ms),
@@ -162,9 +155,7 @@ class Dispatch:
             watch.stop()
             duration_ms = (time.perf_counter_ns() - started) / 1e6
             context.attempts.append(
-                AttemptRecord(
-                    target.provider.id, key_id, target.model, status, reason, duration_ms
-                )
+                AttemptRecord(target.provider.id, key_id, target.model, status, reason, duration_ms)
             )
 
 

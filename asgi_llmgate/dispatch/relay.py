@@ -118,9 +118,7 @@ class Relay:
         try:
             while chunk := await read():
                 if relayed := feed(chunk):
-                    await send(
-                        {"type": "http.response.body", "body": relayed, "more_body": True}
-                    )
+                    await send({"type": "http.response.body", "body": relayed, "more_body": True})
         except UpstreamBrokenError:
             await self._end_broken("upstream_connect", "The provider broke off the stream.")
             return

@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.forward import forward_all, forward_allowed, key_header
 from asgi_llmgate.core.json import dumps
+from asgi_llmgate.core.registry import Provider, ProviderKey
 from asgi_llmgate.core.targets import Target
 from asgi_llmgate.errors import AuthenticationError, InvalidRequestError
 from asgi_llmgate.protocols import RawHeaders, Timeouts
-from asgi_llmgate.types import CallerKey, PrincipalKind, Secret
+from asgi_llmgate.types import CallerKey, PrincipalKind
 
-__all__ = ["PooledKey", "body_for", "credentials_for", "timeouts_for"]
+__all__ = ["body_for", "credentials_for", "timeouts_for"]
 
 # Formats whose streams carry usage only if `stream_options` asks for it.
 USAGE_ON_REQUEST = frozenset({"openai-chat", "openai-completions"})
-
-
-@dataclass(frozen=True, slots=True)
-class PooledKey:
-    """A provider key of the operator's. Chosen among its fellows by weight."""
-
-    id: str
-    key: Secret
-    weight: float = 1.0
 
 
 def credentials_for(
     target: Target,
     context: GatewayContext,
     raw_headers: Sequence[tuple[bytes, bytes]],
-    pool: Mapping[str, Sequence[PooledKey]],
 ) -> tuple[RawHeaders, str | None, bool]:
     """Return the headers to send, the id of the pooled key among them, and whether it is pooled.
 
@@ -49,12 +40,10 @@ def credentials_for(
     caller = context.caller_key
     if caller is not None:
         headers = forward_all(raw_headers)
-        headers.append(_caller_header(caller, provider.auth))
+        headers.append(_caller_header(caller, provider))
         return headers, None, False
-    if provider.auth == "none":
-        return forward_allowed(raw_headers), None, False
     principal = context.principal
-    keys = pool.get(provider.id, ())
+    keys = provider.keys
     if keys and principal is not None and principal.kind is not PrincipalKind.BYOK:
         chosen = _choose(keys)
         header = key_header(provider.auth, chosen.key)
@@ -63,6 +52,8 @@ def credentials_for(
         headers = forward_allowed(raw_headers)
         headers.append(header)
         return headers, chosen.id, True
+    if provider.key_optional:
+        return forward_allowed(raw_headers), None, False
     if keys:
         raise AuthenticationError(
             f"The gateway has a key for {provider.id!r}, but only for callers it knows. Send a "
@@ -71,13 +62,9 @@ def credentials_for(
         )
     raise AuthenticationError(
         f"No key for the provider {provider.id!r}: send your own, or let the operator set "
-        f"LLMGATE_PROVIDERS__{_variable(provider.id)}__API_KEY.",
+        f"{provider.api_key_variable}.",
         code="provider_key_missing",
     )
-
-
-def _variable(provider_id: str) -> str:
-    return provider_id.replace("-", "_").replace(".", "_").upper()
 
 
 def _unsupported(provider_id: str) -> InvalidRequestError:
@@ -87,21 +74,21 @@ def _unsupported(provider_id: str) -> InvalidRequestError:
     )
 
 
-def _caller_header(caller: CallerKey, auth: str) -> tuple[bytes, bytes]:
+def _caller_header(caller: CallerKey, provider: Provider) -> tuple[bytes, bytes]:
     """Return the caller's key as this provider reads it, as it came wherever that is possible."""
-    if caller.header == b"authorization" and (auth.startswith(("bearer", "anthropic"))):
+    if caller.header == b"authorization" and "bearer" in (provider.auth, *provider.other_auth):
         return b"authorization", b"Bearer " + caller.key.reveal().encode()
-    header = key_header(auth, caller.key)
+    header = key_header(provider.auth, caller.key)
     if header is not None:
         return header
-    # A style of its own (a token exchanged elsewhere, a signed URL): what the caller sent is what
+    # A style of its own (a token exchanged elsewhere, for example): what the caller sent is what
     # the provider is meant to get.
     name = caller.header if caller.header != b"key" else b"x-goog-api-key"
     prefix = b"Bearer " if name == b"authorization" else b""
     return name, prefix + caller.key.reveal().encode()
 
 
-def _choose(keys: Sequence[PooledKey]) -> PooledKey:
+def _choose(keys: Sequence[ProviderKey]) -> ProviderKey:
     if len(keys) == 1:
         return keys[0]
     weights = [key.weight for key in keys]

@@ -100,7 +100,11 @@ def chat(
     model: str, reply: str, tokens: tuple[int, int], usage_asked: bool
 ) -> tuple[list[bytes], Any]:
     head = {"id": "chatcmpl-demo", "created": 0, "model": model}
-    usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
+    usage = {
+        "prompt_tokens": tokens[0],
+        "completion_tokens": tokens[1],
+        "total_tokens": sum(tokens),
+    }
     chunk = {**head, "object": "chat.completion.chunk"}
 
     def choice(delta: dict[str, Any], reason: str | None = None) -> bytes:
