@@ -117,7 +117,7 @@ DEFAULT = Directives()
 """What a request without any such header asks for."""
 
 
-class _Malformed(ValueError):
+class _MalformedError(ValueError):
     """A value that does not parse; the message says what would."""
 
 
@@ -147,7 +147,7 @@ _PREFIXES = (b"llmgate-", b"helicone-")
 class _Reader:
     """Reads the headers of one request; what is `ours` beats what is `theirs`."""
 
-    __slots__ = ("ours", "our_properties", "their_properties", "theirs", "warnings")
+    __slots__ = ("our_properties", "ours", "their_properties", "theirs", "warnings")
 
     def __init__(self) -> None:
         self.ours: dict[str, Any] = {}
@@ -176,7 +176,7 @@ class _Reader:
         try:
             if name.startswith("property-"):
                 if len(self.our_properties) >= MAX_PROPERTIES:
-                    raise _Malformed(f"at most {MAX_PROPERTIES} properties")
+                    raise _MalformedError(f"at most {MAX_PROPERTIES} properties")
                 self.our_properties[_property_name(name[9:])] = _property(_text(value))
                 return
             spec = _SPECS.get(name)
@@ -192,7 +192,7 @@ class _Reader:
                 text = _text(value)
                 if text or not spec.may_be_empty:
                     self.ours[spec.field] = spec.parse(text)
-        except _Malformed as error:
+        except _MalformedError as error:
             raise InvalidRequestError(
                 f"{shown} is malformed: expected {error}.", code="invalid_header", param=shown
             ) from None
@@ -230,15 +230,15 @@ class _Reader:
             text = _text(value)
             if text or not spec.may_be_empty:
                 self.theirs[spec.field] = (spec.helicone or spec.parse)(text)
-        except _Malformed as error:
+        except _MalformedError as error:
             self.warnings.append(f"{shown} was ignored: expected {error}")
 
     def read_their_property(self, name: str, shown: str, value: bytes) -> None:
         try:
             if len(self.their_properties) >= MAX_PROPERTIES:
-                raise _Malformed(f"at most {MAX_PROPERTIES} properties")
+                raise _MalformedError(f"at most {MAX_PROPERTIES} properties")
             self.their_properties[_property_name(name[9:])] = _property(_text(value))
-        except _Malformed as error:
+        except _MalformedError as error:
             self.warnings.append(f"{shown} was ignored: expected {error}")
 
     def properties(self) -> Mapping[str, str]:
@@ -264,7 +264,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 def _text(value: bytes) -> str:
     text = value.decode("latin-1").strip(" \t")
     if _CONTROL.search(text):
-        raise _Malformed("no control characters")
+        raise _MalformedError("no control characters")
     return text
 
 
@@ -278,14 +278,14 @@ def _identity(text: str) -> str:
 
 def _identifier(text: str) -> str:
     if len(text) > MAX_ID_CHARS:
-        raise _Malformed(f"at most {MAX_ID_CHARS} characters")
+        raise _MalformedError(f"at most {MAX_ID_CHARS} characters")
     return text
 
 
 def _boolean(text: str) -> bool:
     lowered = text.lower()
     if lowered not in {"true", "false"}:
-        raise _Malformed("true or false")
+        raise _MalformedError("true or false")
     return lowered == "true"
 
 
@@ -296,7 +296,7 @@ def _omission(text: str) -> bool:
 
 def _request_id(text: str) -> str:
     if not _REQUEST_ID.fullmatch(text):
-        raise _Malformed("1 to 128 of A-Z a-z 0-9 . _ : -")
+        raise _MalformedError("1 to 128 of A-Z a-z 0-9 . _ : -")
     return text
 
 
@@ -304,7 +304,7 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         # `int()` takes signs, underscores and digits of other scripts, and is quadratic.
         if not (text.isascii() and text.isdigit() and len(text) <= 12 and low <= int(text) <= high):
-            raise _Malformed(f"a whole number from {low} to {high}")
+            raise _MalformedError(f"a whole number from {low} to {high}")
         return int(text)
 
     return parse
@@ -316,7 +316,7 @@ _DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,12})?|\.[0-9]{1,12}")
 def _decimal(low: float, high: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         if not (_DECIMAL.fullmatch(text) and low <= float(text) <= high):
-            raise _Malformed(f"a number from {low:g} to {high:g}")
+            raise _MalformedError(f"a number from {low:g} to {high:g}")
         return float(text)
 
     return parse
@@ -325,7 +325,7 @@ def _decimal(low: float, high: float) -> Callable[[str], float]:
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in words:
-            raise _Malformed(" or ".join(words))
+            raise _MalformedError(" or ".join(words))
         return text.lower()
 
     return parse
@@ -335,23 +335,23 @@ def _words(text: str) -> tuple[str, ...]:
     """Read `a, b`, and Helicone's `"a","b"`."""
     words = tuple(word.strip().strip('"') for word in text.split(","))
     if not all(words) or len(words) > MAX_TAGS:
-        raise _Malformed(f"1 to {MAX_TAGS} names, separated by commas")
+        raise _MalformedError(f"1 to {MAX_TAGS} names, separated by commas")
     return words
 
 
 def _fallbacks(text: str) -> tuple[Any, ...]:
     value = _json(text)
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_FALLBACKS:
-        raise _Malformed(f"a JSON list of 1 to {MAX_FALLBACKS}")
+        raise _MalformedError(f"a JSON list of 1 to {MAX_FALLBACKS}")
     if not all(isinstance(entry, str | dict) and entry for entry in value):
-        raise _Malformed("a JSON list of strings or objects")
+        raise _MalformedError("a JSON list of strings or objects")
     return tuple(value)
 
 
 def _json_object(text: str) -> Mapping[str, Any]:
     value = _json(text)
     if not isinstance(value, dict):
-        raise _Malformed("a JSON object")
+        raise _MalformedError("a JSON object")
     return MappingProxyType(value)
 
 
@@ -360,20 +360,20 @@ def _json(text: str) -> Any:
         # Header bytes are latin-1 to us, but JSON in them is UTF-8.
         return loads(text.encode("latin-1"))
     except JSONError:
-        raise _Malformed("JSON") from None
+        raise _MalformedError("JSON") from None
 
 
 def _property_name(name: str) -> str:
     if not name or len(name) > MAX_PROPERTY_BYTES:
-        raise _Malformed(f"a name of 1 to {MAX_PROPERTY_BYTES} bytes")
+        raise _MalformedError(f"a name of 1 to {MAX_PROPERTY_BYTES} bytes")
     if _CONTROL.search(name):
-        raise _Malformed("no control characters")
+        raise _MalformedError("no control characters")
     return name.lower()
 
 
 def _property(text: str) -> str:
     if len(text) > MAX_PROPERTY_BYTES:
-        raise _Malformed(f"at most {MAX_PROPERTY_BYTES} bytes")
+        raise _MalformedError(f"at most {MAX_PROPERTY_BYTES} bytes")
     return text
 
 
@@ -381,7 +381,7 @@ def _plain_cache_control(value: bytes) -> str | None:
     """Read the standard header, which is nobody's mistake if it is odd."""
     try:
         return _text(value) or None
-    except _Malformed:
+    except _MalformedError:
         return None
 
 

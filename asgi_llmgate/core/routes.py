@@ -253,9 +253,7 @@ def _bedrock_route(method: str, path: str, raw_path: bytes | None) -> Route | No
     wire_format, is_stream = known
     sent = _as_sent(path, raw_path, len("/model/"))
     name = f"/model/{{id}}/{verb}"
-    return Route(
-        Dialect.BEDROCK, wire_format, name, sent, True, model=model, is_stream=is_stream
-    )
+    return Route(Dialect.BEDROCK, wire_format, name, sent, True, model=model, is_stream=is_stream)
 
 
 def _azure_route(method: str, path: str, raw_path: bytes | None) -> Route | None:
@@ -354,9 +352,7 @@ def _provider_route(
         elif b"x-goog-api-key" in headers:
             dialect = Dialect.GEMINI
         return Route(dialect, None, "/providers/{id}/*", sent, False, provider=provider.lower())
-    return replace(
-        known, name="/providers/{id}" + known.name, path=sent, provider=provider.lower()
-    )
+    return replace(known, name="/providers/{id}" + known.name, path=sent, provider=provider.lower())
 
 
 def _by_end(method: str, tail: str) -> Route | None:

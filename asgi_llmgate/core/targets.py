@@ -1,0 +1,307 @@
+"""Decide where a call goes.
+
+The first of these that speaks decides:
+
+    1. the path (`/providers/{id}/*`)
+    2. `LLMGate-Target-URL`, which only selects among hosts that are known
+    3. `LLMGate-Provider`
+    4. a model alias of the operator's
+    5. the first segment of the model, if it is a provider (`anthropic/claude-sonnet-4-6`)
+    6. the last one (`gpt-4o/openai`, Helicone's form)
+    7. the home of the dialect
+
+A comma list is an order of attempts. No byte of a request reaches scheme, host or port of the
+result (rule R8): they come from the registry, or from a host that was compared as a whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+from asgi_llmgate.core.directives import Directives
+from asgi_llmgate.core.registry import HOMES, Provider, Registry
+from asgi_llmgate.core.url import join
+from asgi_llmgate.errors import InvalidRequestError, TranslationError, UnknownProviderError
+from asgi_llmgate.types import Route
+
+__all__ = ["MAX_TARGETS", "Target", "resolve_targets"]
+
+# The first, and the eight fallbacks of the public contract.
+MAX_TARGETS = 9
+
+# Where the provider has a default model, or the body names it some other way (a stored prompt).
+_MODEL_OPTIONAL = frozenset({"openai-responses", "openai-moderations", "openai-images"})
+# Whose paths begin with their version themselves, or have none.
+_NO_VERSION = ("gemini", "bedrock", "azure")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One place a call may go.
+
+    Args:
+        model: As the provider knows it; None where the call names none. If it differs from what
+            the caller sent, the body (or `path`, which has it already) must say this one.
+        format: The wire format spoken there; None for unknown tails of `/providers/{id}/*`.
+        base_url: Without a slash at the end.
+        path: What follows it, percent-encoded.
+    """
+
+    provider: Provider
+    model: str | None
+    format: str | None
+    base_url: str
+    path: str
+
+    def url(self, query: bytes = b"") -> str:
+        """Return the URL to call. A `key` in `query` is left out."""
+        return join(self.base_url, self.path, query)
+
+
+def resolve_targets(
+    route: Route, model: str | None, directives: Directives, registry: Registry
+) -> tuple[Target, ...]:
+    """Return where a call goes: what to try first, then what its comma list says.
+
+    Args:
+        model: What the body names, or None. Ignored where the path names one.
+
+    Raises:
+        UnknownProviderError: nobody has that name, or it is off until it has a base URL.
+        TranslationError: the provider does not speak the route's format.
+        InvalidRequestError: the model is missing, or `Target-URL` names a host that is not known.
+    """
+    if route.provider is not None:
+        return (_passed_through(route, model, directives, registry),)
+    if route.model is not None:
+        model = route.model
+    elif not model and route.is_json and route.format not in _MODEL_OPTIONAL:
+        raise InvalidRequestError(
+            "The request names no model. Set `model`.", code="missing_model", param="model"
+        )
+    if model is None or not route.is_json:
+        chosen = [(provider, model) for provider in _without_model(route, directives, registry)]
+    else:
+        chosen = _with_model(route, model, directives, registry)
+    if len(chosen) > MAX_TARGETS:
+        raise InvalidRequestError(
+            f"The request names {len(chosen)} targets; at most {MAX_TARGETS} are tried.",
+            param="model",
+        )
+    if directives.target_url is not None:
+        return tuple(
+            _target(route, row, name, _selected(directives.target_url, route, row))
+            for row, name in chosen
+        )
+    return tuple(_target(route, row, name, None) for row, name in chosen)
+
+
+def _without_model(route: Route, directives: Directives, registry: Registry) -> list[Provider]:
+    if directives.provider is not None:
+        return [_named(name, registry, _HEADER) for name in _listed(directives.provider, _HEADER)]
+    if directives.target_url is not None:
+        return [_at_url(directives.target_url, registry)]
+    return [_home(route, registry)]
+
+
+def _with_model(
+    route: Route, model: str, directives: Directives, registry: Registry
+) -> list[tuple[Provider, str | None]]:
+    if directives.provider is not None or directives.target_url is not None:
+        providers = _without_model(route, directives, registry)
+        return [(row, name) for name in _models(route, model) for row in providers]
+    model = registry.model_aliases.get(model, model)
+    return [_split(route, name, registry) for name in _models(route, model)]
+
+
+def _models(route: Route, model: str) -> list[str]:
+    if route.model is not None or "," not in model:
+        return [model]
+    return _listed(model, "model")
+
+
+def _split(route: Route, model: str, registry: Registry) -> tuple[Provider, str]:
+    """Tell provider and model apart; a model without a provider goes home, unchanged."""
+    if model.startswith("!"):
+        raise InvalidRequestError(
+            "Excluding a provider (`!name`) is not available. List the models to try instead.",
+            param="model",
+        )
+    if "/" in model:
+        first, _, rest = model.partition("/")
+        provider = registry.get(first)
+        if provider is not None and rest:
+            return provider, rest
+        rest, _, last = model.rpartition("/")
+        provider = registry.get(last)
+        if provider is not None and rest:
+            return provider, rest
+    return _home(route, registry), model
+
+
+def _home(route: Route, registry: Registry) -> Provider:
+    return _named(HOMES[route.dialect], registry, "model")
+
+
+_HEADER = "LLMGate-Provider"
+
+
+def _listed(text: str, param: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise InvalidRequestError(f"`{param}` has an empty place in its comma list.", param=param)
+    return words
+
+
+def _named(name: str, registry: Registry, param: str) -> Provider:
+    provider = registry.get(name)
+    if provider is None:
+        near = " or ".join(registry.near(name))
+        hint = f" Did you mean {near}?" if near else ""
+        raise UnknownProviderError(f"There is no provider {_shown(name)}.{hint}", param=param)
+    return provider
+
+
+def _passed_through(
+    route: Route, model: str | None, directives: Directives, registry: Registry
+) -> Target:
+    """Go to the provider of the path, whatever it is that is asked there."""
+    assert route.provider is not None
+    row = _named(route.provider, registry, "path")
+    base_url = row.base_url(route.format) if route.format is not None else None
+    if directives.target_url is not None:
+        base_url = _selected(directives.target_url, route, row) or base_url
+    if base_url is None:
+        base_url = next(iter(row.endpoints.values()), None)
+    if base_url is None:
+        raise _off(row)
+    return Target(row, model or route.model, route.format, base_url, route.path)
+
+
+def _target(route: Route, row: Provider, model: str | None, base_url: str | None) -> Target:
+    assert route.format is not None
+    if base_url is None:
+        base_url = row.base_url(route.format)
+        if base_url is None:
+            raise _off(row) if row.is_dormant(route.format) else _untranslatable(row, route.format)
+    path = route.path
+    if route.model is not None and model is not None and model != route.model:
+        path = _path_for(route, model)
+    return Target(row, model, route.format, base_url, path)
+
+
+def _path_for(route: Route, model: str) -> str:
+    """Write another model into a path that names one; the route's name is its template."""
+    encoded = quote(model, safe="")
+    name = route.name.removeprefix("/openai") if route.dialect == "azure" else route.name
+    return name.replace("{model}", encoded).replace("{id}", encoded)
+
+
+# --- Target-URL ---
+
+
+def _at_url(target_url: str, registry: Registry) -> Provider:
+    """Return the row at the URL's host: the one whose base path goes along with it furthest."""
+    host, path = _checked(target_url)
+    rows = registry.at_host(host)
+    if rows:
+        return max(rows, key=lambda row: _agreement(row, host, path))
+    if host in registry.allowed_hosts:
+        # Known by its host only: no keys, no peculiarities.
+        return Provider(id=host, name=host, confidence="operator")
+    raise UnknownProviderError(
+        f"LLMGate-Target-URL names {_shown(host)}, which is no host of a known provider. "
+        "An operator can allow it in `upstream.target_hosts`.",
+        param="LLMGate-Target-URL",
+    )
+
+
+def _agreement(row: Provider, host: str, path: str) -> int:
+    lengths = [
+        len(base.path)
+        for base in map(urlsplit, row.endpoints.values())
+        if base.hostname == host and path.startswith(base.path)
+    ]
+    return max(lengths, default=-1)
+
+
+def _selected(target_url: str, route: Route, row: Provider) -> str | None:
+    """Return the base URL that `target_url` selects at `row`; None for the row's own."""
+    host, path = _checked(target_url)
+    if row.endpoints and host not in row.hosts:
+        # Else a key of the row would go to another host.
+        raise InvalidRequestError(
+            f"LLMGate-Target-URL names {_shown(host)}, which is no host of {row.id}.",
+            code="invalid_header",
+            param="LLMGate-Target-URL",
+        )
+    own = row.base_url(route.format) if route.format is not None else None
+    if own is not None and urlsplit(own).hostname == host:
+        own_path = urlsplit(own).path
+        if own_path == path or own_path.startswith(path.rstrip("/") + "/") or not path:
+            return own
+    if path:
+        return f"https://{host}{path}"
+    if own is not None or (route.format or "").startswith(_NO_VERSION):
+        return f"https://{host}"
+    return f"https://{host}/v1"
+
+
+def _checked(target_url: str) -> tuple[str, str]:
+    """Return host and path of a URL that could be selected by."""
+    wrong = None
+    try:
+        parts = urlsplit(target_url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        wrong = "is no URL"
+    else:
+        if parts.scheme != "https":
+            wrong = "must begin with https://"
+        elif "@" in parts.netloc:
+            wrong = "must not hold a user name"
+        elif port not in (None, 443) or not host:
+            wrong = "must name a host and no port"
+        elif parts.query or parts.fragment or not _is_plain(parts.path):
+            wrong = "must have a plain path and no query"
+    if wrong is not None:
+        raise InvalidRequestError(
+            f"LLMGate-Target-URL {wrong}.", code="invalid_header", param="LLMGate-Target-URL"
+        )
+    return host, parts.path.rstrip("/")
+
+
+def _is_plain(path: str) -> bool:
+    words = path.split("/")
+    return (
+        path.isascii()
+        and path.isprintable()
+        and not any(char in path for char in ' \\%;?#"<>')
+        and "//" not in path
+        and "." not in words
+        and ".." not in words
+    )
+
+
+# --- refusals ---
+
+
+def _off(row: Provider) -> UnknownProviderError:
+    return UnknownProviderError(
+        f"The provider {row.id} has no base URL. An operator must set {row.base_url_variable}."
+    )
+
+
+def _untranslatable(row: Provider, wire_format: str) -> TranslationError:
+    spoken = ", ".join([*row.endpoints, *row.dormant]) or "no format"
+    return TranslationError(
+        f"The provider {row.id} does not speak {wire_format} (it speaks {spoken}), and requests "
+        "are not translated yet. Use a provider that does, or another endpoint.",
+        param="model",
+    )
+
+
+def _shown(text: str) -> str:
+    """Quote what a caller wrote, for a message: bounded and printable."""
+    return repr(text[:80]) if text.isprintable() else ascii(text[:80])
