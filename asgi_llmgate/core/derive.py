@@ -1,0 +1,46 @@
+"""Derive one key per purpose from the one secret, so that no key serves two (rule R15).
+
+Source: RFC 5869 (HKDF) with SHA-256.
+"""
+
+from __future__ import annotations
+
+import hmac
+from enum import StrEnum
+
+__all__ = ["MIN_SECRET_BYTES", "Label", "derive", "hkdf_sha256"]
+
+MIN_SECRET_BYTES = 32
+_HASH_BYTES = 32
+
+
+class Label(StrEnum):
+    """What a derived key is for. A label is never given a second meaning."""
+
+    GATEWAY_KEYS = "gateway-keys"
+    """Digests by which gateway keys are looked up."""
+    BYOK_TENANT = "byok-tenant"
+    """Tenants of callers who are known by a provider key only."""
+
+
+def derive(secret: bytes, label: Label, length: int = 32) -> bytes:
+    """Return the key of `length` bytes that `secret` gives for `label`.
+
+    Raises:
+        ValueError: the secret is shorter than 32 bytes.
+    """
+    if len(secret) < MIN_SECRET_BYTES:
+        raise ValueError(f"a secret needs at least {MIN_SECRET_BYTES} bytes")
+    return hkdf_sha256(secret, salt=b"", info=b"asgi_llmgate/" + label.encode(), length=length)
+
+
+def hkdf_sha256(ikm: bytes, *, salt: bytes, info: bytes, length: int) -> bytes:
+    """Return `length` bytes (at most 8160) of HKDF-SHA256: extract, then expand."""
+    if not 0 < length <= 255 * _HASH_BYTES:
+        raise ValueError("HKDF-SHA256 gives 1 to 8160 bytes")
+    pseudorandom = hmac.digest(salt or bytes(_HASH_BYTES), ikm, "sha256")
+    block, output = b"", b""
+    for counter in range(1, -(-length // _HASH_BYTES) + 1):
+        block = hmac.digest(pseudorandom, block + info + bytes((counter,)), "sha256")
+        output += block
+    return output[:length]
