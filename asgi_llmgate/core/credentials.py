@@ -165,11 +165,13 @@ class StaticKeys:
         # Compared with where there is none, so that an unknown key costs what a known one does.
         self._nobody: tuple[bytes, Principal | None] = (bytes(32), None)
 
-    def __len__(self) -> int:
-        return len(self._principals)
+    def __bool__(self) -> bool:
+        return bool(self._principals)
 
     def find(self, key: str) -> Principal | None:
         """Return whose key it is, if it is one of ours."""
+        if not self._principals:
+            return None
         digest = self._digest(key)
         known, principal = self._principals.get(digest, self._nobody)
         return principal if hmac.compare_digest(known, digest) else None

@@ -1,0 +1,322 @@
+"""Say whose call it is. The rule, cell by cell, is the table in docs/auth.md."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import traceback
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from asgi_llmgate.context import GatewayContext
+from asgi_llmgate.core.credentials import (
+    BYOK_PREFIX,
+    Credentials,
+    StaticKeys,
+    byok_tenant,
+    find_credentials,
+    has_gateway_prefix,
+    home_of,
+    looks_like_jwt,
+    without_credentials,
+)
+from asgi_llmgate.core.derive import Label, derive
+from asgi_llmgate.core.routes import find_route
+from asgi_llmgate.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    ForbiddenError,
+    GatewayError,
+    InvalidRequestError,
+    OverloadedError,
+)
+from asgi_llmgate.middleware._base import GatewayMiddleware
+from asgi_llmgate.protocols import Authenticate
+from asgi_llmgate.types import CallerKey, Dialect, Principal, PrincipalKind, Route, Secret
+
+__all__ = ["AuthMiddleware"]
+
+logger = logging.getLogger("asgi_llmgate.auth")
+
+_USUAL_HEADER = {
+    Dialect.OPENAI: "Authorization: Bearer …",
+    Dialect.ANTHROPIC: "x-api-key",
+    Dialect.GEMINI: "x-goog-api-key",
+    Dialect.AZURE: "api-key",
+    Dialect.BEDROCK: "Authorization: Bearer …",
+}
+
+
+class AuthMiddleware(GatewayMiddleware):
+    """Set `context.principal` and `context.caller_key`, or answer 400, 401 or 403.
+
+    Alone: guards the LLM calls of an app that has no keys of its own. Stacked: gives policy,
+    cache, limits and log the tenant they work for, and dispatch the caller's own provider key.
+
+    In pass-through a call without any key has no principal. It can share nothing with anybody,
+    so caches and limits pass it by, and dispatch lets it go only to providers that need no key.
+
+    Args:
+        app: The application inside.
+        keys: Gateway keys by name; the tenant is the name.
+        authenticate: The host application's own login, or several: the first that returns a
+            principal counts. Called with a connection from which keys of provider APIs may be
+            hidden, to see whether the login needs them. A sync one must not block.
+        mode: `required` refuses callers without a gateway key or login; `passthrough` takes
+            them by their provider key; `auto` is `required` if there are keys or a login.
+        secret: At least 32 bytes, from which the keys for digests derive. The same on all
+            machines, else a byok caller has another tenant on each. None makes one, for this
+            process only.
+        allowed_origins: Other sites whose pages may use a login that came with a cookie:
+            `https://app.example.com`.
+        login_headers: Headers in which the login arrives where `authenticate` cannot be seen to
+            read them, because some part of the host did before. They never hold a provider key.
+        paths: Endpoints of one's own, for example `{"/api/chat": "openai-chat"}`.
+
+    Raises:
+        ConfigurationError: a key, the secret or an origin is unfit.
+    """
+
+    must_be_inside = ("LoggingMiddleware",)
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: Mapping[str, str | Secret] | None = None,
+        authenticate: Authenticate | Sequence[Authenticate] | None = None,
+        mode: Literal["auto", "required", "passthrough"] = "auto",
+        secret: bytes | None = None,
+        allowed_origins: Collection[str] = (),
+        login_headers: Collection[str] = (),
+        paths: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(app, paths=paths)
+        secret = os.urandom(32) if secret is None else secret
+        try:
+            self._keys = StaticKeys(keys or {}, secret)
+            self._byok_key = derive(secret, Label.BYOK_TENANT)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"AuthMiddleware: {error}.\nHINT: see `keys=` and `secret=` in docs/auth.md."
+            ) from None
+        if authenticate is None:
+            self._logins: tuple[Authenticate, ...] = ()
+        else:
+            self._logins = (
+                tuple(authenticate) if isinstance(authenticate, Sequence) else (authenticate,)
+            )
+        self.is_required = mode == "required" or (
+            mode == "auto" and bool(self._keys or self._logins)
+        )
+        self._origins = frozenset(_origin(origin) for origin in allowed_origins)
+        self._login_headers = frozenset(name.lower().encode() for name in login_headers)
+
+    async def handle(
+        self, context: GatewayContext, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        found = find_credentials(
+            context.headers,
+            scope.get("query_string", b""),
+            context.route.dialect,
+            ignored=self._login_headers,
+        )
+        context.principal, context.caller_key = await self._identify(context, scope, found)
+        await self.app(scope, receive, send)
+
+    async def _identify(
+        self, context: GatewayContext, scope: Scope, found: Credentials
+    ) -> tuple[Principal | None, CallerKey | None]:
+        """Return who calls, and with which provider key of his own."""
+        is_ours = self._is_ours
+        ours = [key for key in (*found.own, *found.others) if is_ours(key)]
+        # The key of another dialect's header counts if there is none in the caller's.
+        theirs = [key for key in found.own if key not in ours] or [
+            key for key in found.others if key not in ours
+        ]
+
+        if found.explicit is not None:
+            principal = self._keys.find(found.explicit.reveal())
+            if principal is not None:
+                return principal, _only(theirs)
+            if self.is_required or not found.is_helicone:
+                header = "Helicone-Auth" if found.is_helicone else "LLMGate-Auth"
+                raise AuthenticationError(f"The key in {header} is not a key of this gateway.")
+            # Helicone's users need only change the host: their key for it means nothing here.
+            context.warn("Helicone-Auth is not a key of this gateway and was ignored")
+
+        if self._logins:
+            principal, used_key = await self._log_in(scope, ours, found)
+            if principal is not None:
+                self._check_site(principal, context)
+                return principal, None if used_key else _not_login(
+                    _only(theirs), principal, context
+                )
+
+        if (key := _only(ours)) is not None:
+            principal = self._keys.find(key.key.reveal())
+            if principal is None:
+                raise AuthenticationError("This key has the form of a gateway key, but is not one.")
+            return principal, _only(theirs)
+
+        if self.is_required:
+            raise AuthenticationError(self._remedy(context, sent_key=bool(theirs)))
+        if (key := _only(theirs)) is None:
+            return None, None
+        provider = home_of(context.headers, context.route)
+        tenant = byok_tenant(self._byok_key, provider, key.key.reveal())
+        return Principal(tenant=tenant, kind=PrincipalKind.BYOK, id=tenant), key
+
+    def _is_ours(self, key: CallerKey) -> bool:
+        text = key.key.reveal()
+        return has_gateway_prefix(text) or self._keys.find(text) is not None
+
+    async def _log_in(
+        self, scope: Scope, ours: list[CallerKey], found: Credentials
+    ) -> tuple[Principal | None, bool]:
+        """Ask the host; tell also whether its login was one of the keys in `found`.
+
+        What authenticated here is never sent upstream. So the host is asked first without those
+        keys: a login it still finds needs none of them. Keys of this gateway it never sees.
+        """
+        keys = (*found.own, *found.others)
+        if not keys:
+            return await self._ask(scope), False
+        has_theirs = len(keys) > len(ours)
+        try:
+            principal = await self._ask(_hidden(scope, {key.header for key in keys}))
+        except AuthenticationError:
+            if not has_theirs:
+                raise
+            principal = None  # It may be about what was hidden, so the next answer counts.
+        if principal is not None or not has_theirs:
+            return principal, False
+        return await self._ask(_hidden(scope, {key.header for key in ours})), True
+
+    async def _ask(self, scope: Scope) -> Principal | None:
+        for login in self._logins:
+            try:
+                answer = login(HTTPConnection(scope))
+                if answer is not None and not isinstance(answer, Principal):
+                    answer = await answer if inspect.isawaitable(answer) else answer
+            except GatewayError:
+                raise
+            except Exception as error:  # noqa: BLE001  # whatever it is, nobody is let in
+                # Fails closed. The text of a foreign exception may hold the very key, so it is
+                # neither shown nor logged; where it was raised is.
+                where = "".join(traceback.format_tb(error.__traceback__))
+                logger.error("authenticate= raised %s:\n%s", type(error).__qualname__, where)
+                raise _unavailable() from None
+            if answer is None:
+                continue
+            if not isinstance(answer, Principal) or _is_foreign_byok(answer):
+                logger.error("authenticate= returned no proper Principal: %s", type(answer))
+                raise _unavailable()
+            return answer
+        return None
+
+    def _check_site(self, principal: Principal, context: GatewayContext) -> None:
+        """Refuse pages of other sites: a browser sends its cookies along with their requests."""
+        if not principal.from_cookie:
+            return
+        if context.headers.get(b"sec-fetch-site") in (b"same-origin", b"none"):
+            return
+        if context.headers.get(b"origin", b"").lower() in self._origins:
+            return
+        raise ForbiddenError(
+            "A login by cookie works from pages of the same origin only. Send a gateway key, or "
+            "have the operator allow this Origin."
+        )
+
+    def _remedy(self, context: GatewayContext, *, sent_key: bool) -> str:
+        header = _USUAL_HEADER[context.route.dialect]
+        login = " or log in to the application it belongs to" if self._logins else ""
+        if sent_key:
+            return (
+                "The key that was sent is not a key of this gateway. Send one in LLMGate-Auth "
+                f"(a provider key of your own may stay where it is) or in {header}{login}."
+            )
+        return f"No key was sent. Send a key of this gateway in {header} or LLMGate-Auth{login}."
+
+    def _route(self, scope: Scope) -> Route | None:
+        """Match more paths than others do: a guard that overlooks one guards nothing.
+
+        The app inside may be lenient about case, trailing or doubled slashes, and methods.
+        """
+        route = super()._route(scope)
+        if route is not None:
+            return route
+        path: str = scope["path"]
+        for loose in (_loosened(path), _loosened(path).lower()):
+            route = self._own_paths.get(loose) or find_route("POST", loose)
+            if route is not None:
+                return route
+        return None
+
+
+def _only(keys: list[CallerKey]) -> CallerKey | None:
+    """Return the first of `keys`, which must all be the same; None if there are none.
+
+    Raises:
+        InvalidRequestError: they differ, and which one counts would be a guess.
+    """
+    if not keys:
+        return None
+    if any(key.key != keys[0].key for key in keys[1:]):
+        names = " and ".join(key.header.decode() for key in keys)
+        raise InvalidRequestError(
+            f"{names} hold different keys. Send one of them.", code="invalid_header"
+        )
+    return keys[0]
+
+
+def _not_login(
+    key: CallerKey | None, principal: Principal, context: GatewayContext
+) -> CallerKey | None:
+    """Return `key` unless it looks like the token by which the host logged `principal` in.
+
+    Some part of the host may have read it before this gateway ran, and left only the user behind.
+    """
+    if (
+        key is not None
+        and key.header == b"authorization"
+        and not principal.from_cookie
+        and looks_like_jwt(key.key.reveal())
+    ):
+        context.warn("Authorization held the token of a login and was not sent to the provider")
+        return None
+    return key
+
+
+def _hidden(scope: Scope, names: Collection[bytes]) -> Scope:
+    if not names:
+        return scope
+    headers, query = without_credentials(scope["headers"], scope.get("query_string", b""), names)
+    return {**scope, "headers": headers, "query_string": query}
+
+
+def _is_foreign_byok(principal: Principal) -> bool:
+    return principal.tenant.startswith(BYOK_PREFIX)
+
+
+def _unavailable() -> OverloadedError:
+    return OverloadedError("Authentication is unavailable. Try again later.", retry_after_s=1)
+
+
+def _origin(text: str) -> bytes:
+    origin = text.strip().lower().rstrip("/")
+    if not origin.startswith(("https://", "http://")) or origin.count("/") != 2:
+        raise ConfigurationError(
+            f"AuthMiddleware: {text!r} is not an origin.\n"
+            "HINT: write scheme, host and port as browsers do: https://app.example.com. A "
+            "wildcard would let every site use the logins of its visitors."
+        )
+    return origin.encode()
+
+
+def _loosened(path: str) -> str:
+    return "/" + "/".join(segment for segment in path.split("/") if segment)
