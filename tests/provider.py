@@ -56,7 +56,10 @@ class Gate:
 
 @dataclass(frozen=True)
 class Answer:
-    """What to send back. Without a Content-Length of its own, several `parts` go out chunked."""
+    """What to send back. Without a Content-Length of its own, several `parts` go out chunked.
+
+    With status 0 no head is sent, only what `parts` do.
+    """
 
     parts: Sequence[bytes | Gate | End] = ()
     status: int = 200
@@ -271,7 +274,8 @@ class _Connection(asyncio.StreamReaderProtocol):
             f"HTTP/1.1 {answer.status} X",
             *(f"{name}: {value}" for name, value in headers.items()),
         ]
-        self.writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n")
+        if answer.status:
+            self.writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n")
         if asked.method == "HEAD":
             return True
         for part in answer.parts:

@@ -120,8 +120,12 @@ class Gateway(ServerProcess):
         super().__init__(argv, env=env, cwd=data_dir)
         self.env = env
         self.data_dir = data_dir
-        self.port = int(self.wait_for(r"Uvicorn running on http://127\.0\.0\.1:(\d+)"))
-        self.wait_for(r"Application startup complete", times=workers)
+        try:
+            self.port = int(self.wait_for(r"Uvicorn running on http://127\.0\.0\.1:(\d+)"))
+            self.wait_for(r"Application startup complete", times=workers)
+        except BaseException:
+            self.kill()
+            raise
 
     @property
     def url(self) -> str:

@@ -1,0 +1,295 @@
+"""Calls the gateway does not understand pass byte by byte; what cannot pass is refused clearly."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import socket
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from tests import wire
+from tests.e2e.conftest import Calls
+from tests.provider import Answer, Provider
+from tests.servers import Gateway
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def http(gateway: Gateway, provider: Provider) -> Iterator[httpx.Client]:
+    headers = {"authorization": "Bearer sk-mine"}
+    with httpx.Client(base_url=gateway.url, headers=headers, trust_env=False, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def client(gateway: Gateway, provider: Provider) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="sk-mine") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/providers/openai/models", "/v1/models"),
+        ("/providers/openai/v1/models", "/v1/models"),
+        ("/providers/openai/models/meta-llama%2FLlama-3", "/v1/models/meta-llama%2FLlama-3"),
+        ("/providers/openai/x?a=1&b=%20c&a=2&d", "/v1/x?a=1&b=%20c&a=2&d"),
+        ("/providers/openai/a%20b/%C3%A9/c+d", "/v1/a%20b/%C3%A9/c+d"),
+        ("/providers/google/models/m:countTokens", "/v1beta/models/m:countTokens"),
+        ("/v1/models/meta-llama%2FLlama-3", "/v1/models/meta-llama%2FLlama-3"),
+    ],
+)
+def test_a_path_is_forwarded_as_it_was_written(
+    gateway: Gateway, provider: Provider, path: str, target: str
+) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
+        connection.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-mine\r\n"
+            "Connection: close\r\n\r\n".encode()
+        )
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert (provider.last.method, provider.last.target) == ("GET", target)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_a_body_is_forwarded_byte_by_byte(
+    http: httpx.Client, calls: Calls, provider: Provider, method: str
+) -> None:
+    body = b'\xef\xbb\xbf{ "model" :\t"x", "model": 1e400, "n": 12345678901234567890123, not json'
+    reply = bytes(range(256)) * 5
+    headers = {"Content-Type": "application/x-unknown", "X-Of-The-Provider": "yes"}
+    provider.script(Answer([reply], 201, headers))
+    answer = http.request(
+        method,
+        "/providers/openai/anything",
+        content=body,
+        headers={"content-type": "application/json; charset=utf-8"},
+    )
+    record = calls.one()
+
+    assert bytes(provider.last.body) == body
+    assert provider.last.method == method
+    assert provider.last.header("content-type") == "application/json; charset=utf-8"
+    assert (answer.status_code, answer.content) == (201, reply)
+    assert answer.headers["x-of-the-provider"] == "yes"
+    assert (record["provider"], record["status"]) == ("openai", 201)
+    assert (record["request_bytes"], record["response_bytes"]) == (len(body), len(reply))
+
+
+def test_a_call_that_is_passed_through_is_metered_where_it_can_be(
+    http: httpx.Client, calls: Calls
+) -> None:
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
+    http.post("/providers/openai/chat/completions", json=body)
+    record = calls.one()
+
+    assert record["model"] == "gpt-4o"
+    assert record["input_tokens"] == wire.INPUT_TOKENS
+    assert record["output_tokens"] == wire.OUTPUT_TOKENS
+
+
+def test_a_big_upload_arrives_whole(
+    client: openai.OpenAI, calls: Calls, provider: Provider
+) -> None:
+    content = random.Random(7).randbytes(20 * MIB)
+    reply = {"id": "file-1", "object": "file", "bytes": len(content), "created_at": 1}
+    reply |= {"filename": "a.jsonl", "purpose": "batch", "status": "processed"}
+    provider.script(Answer([wire.dumps(reply)]))
+    file = client.files.create(file=("a.jsonl", io.BytesIO(content)), purpose="batch")
+    record = calls.one()
+
+    assert file.id == "file-1"
+    assert content in provider.last.body
+    assert str(provider.last.header("content-type")).startswith("multipart/form-data; boundary=")
+    assert record["request_bytes"] == len(provider.last.body)
+    assert record["request_body"] is None
+
+
+def test_an_upload_is_passed_on_while_it_is_still_arriving(
+    http: httpx.Client, provider: Provider
+) -> None:
+    piece = random.Random(8).randbytes(MIB)
+
+    def body() -> Iterator[bytes]:
+        yield piece
+        # Deadlocks, if the gateway waits for the rest of the body.
+        provider.wait(lambda: provider.asked and len(provider.last.body) >= MIB - 65536)
+        for _ in range(3):
+            yield piece
+
+    answer = http.post(
+        "/v1/files",
+        content=body(),
+        headers={
+            "content-type": "multipart/form-data; boundary=x",
+            "content-length": str(4 * MIB),
+        },
+    )
+
+    assert answer.status_code == 200
+    assert hashlib.sha256(provider.last.body).digest() == hashlib.sha256(4 * piece).digest()
+
+
+def test_sound_comes_back_as_it_is(client: openai.OpenAI, calls: Calls, provider: Provider) -> None:
+    sound = random.Random(9).randbytes(300_000)
+    provider.script(Answer([sound], headers={"Content-Type": "audio/mpeg"}))
+    answer = client.audio.speech.create(model="tts-1", voice="alloy", input="hello")
+    record = calls.one()
+
+    assert answer.content == sound
+    assert provider.last.target == "/v1/audio/speech"
+    assert (record["status"], record["complete"]) == (200, True)
+    assert record["response_bytes"] == len(sound)
+
+
+def test_sound_is_transcribed(client: openai.OpenAI, provider: Provider) -> None:
+    provider.script(Answer([b'{"text": "hello"}']))
+    sound = random.Random(10).randbytes(10_000)
+    answer = client.audio.transcriptions.create(model="whisper-1", file=("a.wav", sound))
+
+    assert answer.text == "hello"
+    assert provider.last.target == "/v1/audio/transcriptions"
+    assert sound in provider.last.body
+
+
+def test_a_head_request_has_no_body(http: httpx.Client, provider: Provider) -> None:
+    answer = http.head("/providers/openai/models")
+
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert provider.last.method == "HEAD"
+
+
+HELLO = [{"role": "user", "content": "hello"}]
+ANTHROPIC = {"anthropic-version": "2023-06-01"}
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "status", "code"),
+    [
+        ("/v1/chat/completions", {}, b"{not json", 400, "invalid_json"),
+        ("/v1/chat/completions", {}, b"[1]", 400, "invalid_json"),
+        ("/v1/chat/completions", {}, b"", 400, "invalid_json"),
+        ("/v1/chat/completions", {}, b'{"messages":[]}', 400, "missing_model"),
+        ("/v1/chat/completions", {}, b'{"model":7}', 400, "missing_model"),
+        ("/v1/messages", {"LLMGate-Provider": "google"}, None, 400, "translation_unavailable"),
+        ("/v1/chat/completions", {"LLMGate-Provider": "nope"}, None, 400, "unknown_provider"),
+        ("/providers/nope/models", {}, None, 400, "unknown_provider"),
+        ("/v1/chat/completions", {"LLMGate-Chache-Enabled": "true"}, None, 400, "invalid_header"),
+        ("/v1/chat/completions", {"LLMGate-Cache-Enabled": "maybe"}, None, 400, "invalid_header"),
+        ("/v1/nowhere", {}, None, 404, "unknown_route"),
+        ("/", {}, None, 404, "unknown_route"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_reaches_no_provider(
+    http: httpx.Client,
+    provider: Provider,
+    path: str,
+    headers: dict[str, str],
+    body: bytes | None,
+    status: int,
+    code: str,
+) -> None:
+    content = body if body is not None else wire.dumps({"model": "gpt-4o", "messages": HELLO})
+    answer = http.post(path, content=content, headers=headers)
+    error = answer.json()["error"]
+
+    assert answer.status_code == status
+    assert (error.get("code") or error["details"]["error_code"]) == code
+    assert error["message"]
+    assert answer.headers["llmgate-error"] == "gateway"
+    assert answer.headers["llmgate-id"]
+    assert provider.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "shape"),
+    [
+        ("/v1/nowhere", {}, {"error"}),
+        ("/v1/nowhere", ANTHROPIC, {"type", "error", "request_id"}),
+        ("/v1/nowhere", {"x-goog-api-key": "AIza"}, {"error"}),
+    ],
+    ids=["openai", "anthropic", "gemini"],
+)
+def test_an_unknown_route_is_told_in_the_callers_dialect(
+    http: httpx.Client, path: str, headers: dict[str, str], shape: set[str]
+) -> None:
+    answer = http.post(path, headers=headers)
+    error = answer.json()["error"]
+
+    assert answer.status_code == 404
+    assert set(answer.json()) == shape
+    if "x-goog-api-key" in headers:
+        assert (error["code"], error["status"]) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["openai/gpt-4o", "gpt-4o/openai"],
+)
+def test_a_model_may_name_its_provider(
+    http: httpx.Client, calls: Calls, provider: Provider, model: str
+) -> None:
+    http.post("/v1/chat/completions", json={"model": model, "messages": HELLO})
+    record = calls.one()
+
+    assert provider.last.json()["model"] == "gpt-4o"
+    assert (record["provider"], record["model"]) == ("openai", "gpt-4o")
+    assert record["model_requested"] == model
+
+
+def test_paths_work_without_the_version(http: httpx.Client, provider: Provider) -> None:
+    answer = http.post("/chat/completions", json={"model": "gpt-4o", "messages": HELLO})
+
+    assert answer.status_code == 200
+    assert provider.last.target == "/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    "request_line_and_headers",
+    [
+        b"GET /v1/%2e%2e/models HTTP/1.1\r\nHost: x\r\n",
+        b"GET /v1//models HTTP/1.1\r\nHost: x\r\n",
+        b"GET /v1/models%00 HTTP/1.1\r\nHost: x\r\n",
+        b"GET /v1/chat%2Fcompletions HTTP/1.1\r\nHost: x\r\n",
+        b"GET /v1/models HTTP/1.1\r\n",
+        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nHost: y\r\n",
+        b"POST /v1/files HTTP/1.1\r\nHost:x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer b\r\n",
+        b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"
+        + b"".join(b"X-%d: y\r\n" % n for n in range(100)),
+        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Long: " + 33 * 1024 * b"x" + b"\r\n",
+        b"BREW /v1/models HTTP/1.1\r\nHost: x\r\n",
+    ],
+    ids=[
+        "dot segment",
+        "double slash",
+        "nul",
+        "encoded slash",
+        "no host",
+        "two hosts",
+        "two lengths",
+        "two credentials",
+        "many headers",
+        "long headers",
+        "unknown method",
+    ],
+)
+def test_what_two_servers_may_read_differently_is_refused(
+    gateway: Gateway, provider: Provider, request_line_and_headers: bytes
+) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
+        connection.sendall(
+            request_line_and_headers + b"Authorization: Bearer sk-mine\r\nConnection: close\r\n\r\n"
+        )
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
+    assert provider.asked == []
