@@ -7,7 +7,7 @@ Where keys may be, in order:
    because it is configured, or a key of the caller's own for the provider.
 
 Keys are compared by keyed digests of their whole length, never by themselves or a part, so that
-neither time nor a shared beginning tells anything (rules R2, R28 of docs/security.md).
+neither time nor a shared beginning tells anything.
 """
 
 from __future__ import annotations
@@ -225,7 +225,8 @@ def check_admin_token(headers: Mapping[bytes, bytes], token_digest: bytes) -> bo
     """
     scheme, _, token = headers.get(b"authorization", b"").strip().partition(b" ")
     given = token.strip() if scheme.lower() == b"bearer" else b""
-    return hmac.compare_digest(admin_token_digest(given.decode("latin-1")), token_digest)
+    is_same = hmac.compare_digest(admin_token_digest(given.decode("latin-1")), token_digest)
+    return is_same and given != b""
 
 
 def _key(name: bytes, value: bytes) -> CallerKey | None:

@@ -1,4 +1,4 @@
-"""Derive one key per purpose from the one secret, so that no key serves two (rule R15).
+"""Derive one key per purpose from the one secret, so that no key serves two.
 
 Source: RFC 5869 (HKDF) with SHA-256.
 """

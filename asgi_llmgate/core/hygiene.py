@@ -7,8 +7,7 @@ one raises: a verdict that is returned can be dropped.
 
 Nothing here looks at a body, and `Host` is checked but never decided on.
 
-Sources: RFC 9110, RFC 9112 (framing, request target), RFC 3986 §3.2 (host); rules R1 and R21 of
-docs/security.md.
+Sources: RFC 9110, RFC 9112 (framing, request target), RFC 3986 §3.2 (host).
 """
 
 from __future__ import annotations
@@ -162,7 +161,7 @@ def check_headers(
     if values.translate(None, _VALUE_BYTES):
         raise _refusal("A header value has a control character in it.")
     dropped = 0
-    if names.translate(None, _PLAIN_NAME):
+    if names.translate(None, _PLAIN_NAME) or b"" in table:
         before = len(headers)
         headers = _tidied(headers)
         dropped = before - len(headers)
