@@ -29,17 +29,22 @@ def usd(nanousd: int) -> str:
 
 
 def gateway_headers(context: GatewayContext) -> list[tuple[bytes, bytes]]:
-    """Return what `context` knows, as the `LLMGate-*` headers of the public contract."""
+    """Return what `context` knows, as the `LLMGate-*` headers of the public contract.
+
+    To be asked for when a response begins. Errors of our own have their `LLMGate-Id` already.
+    """
     request_id = context.id.encode()
-    headers = [(b"llmgate-id", request_id)]
+    is_error = context.error_code is not None
+    headers = [] if is_error else [(b"llmgate-id", request_id)]
     if context.target_provider is not None:
         headers.append((b"llmgate-provider", context.target_provider.encode()))
         if context.target_model is not None:
             headers.append((b"llmgate-model", safe_value(context.target_model)))
-        headers.append((b"llmgate-attempts", b"%d" % max(1, len(context.attempts))))
+        # The attempt that is being answered is noted only when it is over.
+        headers.append((b"llmgate-attempts", b"%d" % (len(context.attempts) + (not is_error))))
         if context.cost_nanousd is not None:
             headers.append((b"llmgate-cost-usd", usd(context.cost_nanousd).encode()))
-        if context.upstream_started_ns is not None:
+        if context.upstream_started_ns is not None and not is_error:
             now = time.perf_counter_ns()
             waited = now - context.upstream_started_ns
             own = now - context.started_ns - waited

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from asgi_llmgate._asgi.respond import send_json
 from asgi_llmgate.backends.metrics import render
 from asgi_llmgate.context import first_headers
-from asgi_llmgate.core.credentials import AdminToken
+from asgi_llmgate.core.credentials import admin_token_digest, check_admin_token
 
 __all__ = ["Operations"]
 
@@ -30,7 +30,7 @@ class Operations:
     """
 
     def __init__(self, *, token: str, data_dir: Path, is_ready: Callable[[], bool]) -> None:
-        self._token = AdminToken(token)
+        self._token_digest = admin_token_digest(token)
         self._data_dir = data_dir
         self._is_ready = is_ready
 
@@ -47,7 +47,7 @@ class Operations:
                 await send_json(send, 200, {"status": "ready"})
             else:
                 await send_json(send, 503, {"status": "draining"})
-        elif not self._token.matches(first_headers(scope)):
+        elif not check_admin_token(first_headers(scope), self._token_digest):
             await send_json(
                 send,
                 401,

@@ -1,0 +1,17 @@
+"""The middlewares. Each works alone; together they are a gateway."""
+
+from __future__ import annotations
+
+from asgi_llmgate.middleware._base import GatewayMiddleware
+from asgi_llmgate.middleware.auth import AuthMiddleware
+from asgi_llmgate.middleware.hygiene import HygieneMiddleware
+from asgi_llmgate.middleware.logging import LoggingMiddleware
+from asgi_llmgate.middleware.tagging import TaggingMiddleware
+
+__all__ = [
+    "AuthMiddleware",
+    "GatewayMiddleware",
+    "HygieneMiddleware",
+    "LoggingMiddleware",
+    "TaggingMiddleware",
+]
