@@ -29,6 +29,7 @@ from tests.provider import Provider
 
 AIMOCK = "@copilotkit/aimock@1.43.0"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llmgate-tests"
+ROOT = Path(__file__).parent.parent
 START_S = 30
 """Generous: on a busy two-core machine a cold start has taken several seconds."""
 
@@ -122,7 +123,8 @@ class Gateway(ServerProcess):
         self.data_dir = data_dir
         try:
             self.port = int(self.wait_for(r"Uvicorn running on http://127\.0\.0\.1:(\d+)"))
-            self.wait_for(r"Application startup complete", times=workers)
+            if workers > 1:  # The parent says that it runs before its workers do.
+                self.wait_for(r"Application startup complete", times=workers)
         except BaseException:
             self.kill()
             raise
@@ -184,22 +186,33 @@ def all_at(url: str) -> dict[str, str]:
 
 
 def start_gateway(
-    data_dir: Path, env: Mapping[str, str], *, workers: int = 1, app: str = "asgi_llmgate:app"
+    data_dir: Path,
+    env: Mapping[str, str],
+    *,
+    workers: int = 1,
+    app: str = "asgi_llmgate:app",
+    arguments: Sequence[str] = (),
 ) -> Gateway:
     """Start `uvicorn asgi_llmgate:app` with `env`; whoever starts it stops it."""
-    argv = [sys.executable, "-m", "uvicorn", app, "--host", "127.0.0.1", "--port", "0"]
+    argv = [sys.executable, "-m", "uvicorn", app, "--host", "127.0.0.1", "--port", "0", *arguments]
     if workers > 1:
         argv += ["--workers", str(workers)]
-    whole = clean_environment() | {"LLMGATE_DATA_DIR": str(data_dir)} | dict(env)
+    whole = clean_environment() | {"LLMGATE_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT)}
+    whole |= dict(env)
     return Gateway(argv, env=whole, data_dir=data_dir, workers=workers)
 
 
 @contextlib.contextmanager
 def running_gateway(
-    data_dir: Path, env: Mapping[str, str], *, workers: int = 1, app: str = "asgi_llmgate:app"
+    data_dir: Path,
+    env: Mapping[str, str],
+    *,
+    workers: int = 1,
+    app: str = "asgi_llmgate:app",
+    arguments: Sequence[str] = (),
 ) -> Iterator[Gateway]:
     """Start a gateway, and stop it at the end."""
-    gateway = start_gateway(data_dir, env, workers=workers, app=app)
+    gateway = start_gateway(data_dir, env, workers=workers, app=app, arguments=arguments)
     try:
         yield gateway
     finally:
