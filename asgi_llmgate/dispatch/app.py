@@ -138,6 +138,7 @@ class Dispatch:
                 context, response, send, pooled=pooled, withhold_usage=withhold, request=request
             )
             await relay.run()
+            reason = context.error_code  # of a stream that ended in an error event
         except asyncio.CancelledError:
             reason = "client_left"
             if watch.caused():

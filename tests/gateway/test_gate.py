@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.types import Message
+
+from asgi_llmgate.backends.memory import MemoryLogSink
+from asgi_llmgate.gateway import LLMGate
+from asgi_llmgate.keyfile import admin_token
+from tests.asgi import CHAT, call
+from tests.gateway.conftest import MakeGate
+from tests.stub_upstream import StubUpstream
+
+
+async def test_liveness_and_readiness_need_nothing_and_tell_nothing(make_gate: MakeGate) -> None:
+    gate = make_gate()
+
+    alive = await call(gate, b"", path="/healthz", method="GET")
+    ready = await call(gate, b"", path="/readyz", method="GET")
+
+    assert alive.json() == {"status": "ok"}
+    assert ready.json() == {"status": "ready"}
+
+
+async def test_a_draining_gateway_is_not_ready(make_gate: MakeGate) -> None:
+    gate = make_gate()
+    gate.draining = True
+
+    exchange = await call(gate, b"", path="/readyz", method="GET")
+
+    assert exchange.status == 503
+
+
+async def test_metrics_need_the_admin_token(make_gate: MakeGate) -> None:
+    gate = make_gate()
+    refused = await call(gate, b"", path="/metrics", method="GET")
+    token = admin_token(None, gate.settings.data_dir)
+    allowed = await call(gate, b"", path="/metrics", method="GET", key=token)
+
+    assert refused.status == 401
+    assert allowed.status == 200
+
+
+async def test_an_unknown_path_is_a_404_in_the_callers_dialect(
+    make_gate: MakeGate, log: MemoryLogSink
+) -> None:
+    exchange = await call(make_gate(), CHAT, path="/v1/nothing", key="sk-x")
+
+    assert exchange.status == 404
+    assert exchange.json()["error"]["code"] == "unknown_route"
+    assert not log.records
+
+
+async def test_it_works_below_a_mount_point_without_lifespan(
+    make_gate: MakeGate, upstream: StubUpstream
+) -> None:
+    exchange = await call(
+        make_gate(), CHAT, path="/llm/v1/chat/completions", root_path="/llm", key="sk-x"
+    )
+
+    assert exchange.status == 200
+    assert upstream.last.url == "https://api.openai.com/v1/chat/completions"
+
+
+async def test_websockets_close_with_a_reason(make_gate: MakeGate) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await make_gate()({"type": "websocket", "path": "/v1/realtime"}, receive, send)
+
+    assert sent[-1]["type"] == "websocket.close"
+    assert "HTTP only" in sent[-1]["reason"]
+
+
+async def lifespan(gate: LLMGate, messages: list[Message]) -> list[Message]:
+    sent: list[Message] = []
+    incoming = list(messages)
+
+    async def receive() -> Message:
+        return incoming.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await gate({"type": "lifespan"}, receive, send)
+    return sent
+
+
+async def test_lifespan_starts_and_stops_and_leaves_what_was_given(
+    make_gate: MakeGate, upstream: StubUpstream
+) -> None:
+    sent = await lifespan(
+        make_gate(), [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    )
+
+    assert [message["type"] for message in sent] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+    assert not upstream.is_closed
+
+
+async def test_it_goes_on_after_it_was_closed(make_gate: MakeGate) -> None:
+    gate = make_gate()
+    await call(gate, CHAT, key="sk-x")
+    await gate.aclose()
+    await gate.aclose()
+
+    exchange = await call(gate, CHAT, key="sk-x")
+
+    assert exchange.status == 200
+
+
+async def test_building_one_does_no_io(make_gate: MakeGate, tmp_path: Any) -> None:
+    make_gate()
+
+    assert list(tmp_path.iterdir()) == []
+    await asyncio.sleep(0)
