@@ -43,7 +43,7 @@ _RIDES_ON: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "openai-images": _OPENAI[:2],
         "openai-audio": _OPENAI[:2],
         "openai-moderations": _OPENAI[:2],
-        "openai-rerank": _OPENAI,
+        "openai-rerank": ("openai-rerank", *_OPENAI),
         "openai-files": _OPENAI[:2],
         "openai-batches": _OPENAI[:2],
         "openai-models": _OPENAI,

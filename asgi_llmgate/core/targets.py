@@ -17,13 +17,14 @@ result (rule R8): they come from the registry, or from a host that was compared 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from asgi_llmgate.core.directives import Directives
 from asgi_llmgate.core.registry import HOMES, Provider, Registry
+from asgi_llmgate.core.target_url import base_at, row_at, shown
 from asgi_llmgate.core.url import join
 from asgi_llmgate.errors import InvalidRequestError, TranslationError, UnknownProviderError
-from asgi_llmgate.types import Route
+from asgi_llmgate.types import Dialect, Route
 
 __all__ = ["MAX_TARGETS", "Target", "resolve_targets"]
 
@@ -32,8 +33,6 @@ MAX_TARGETS = 9
 
 # Where the provider has a default model, or the body names it some other way (a stored prompt).
 _MODEL_OPTIONAL = frozenset({"openai-responses", "openai-moderations", "openai-images"})
-# Whose paths begin with their version themselves, or have none.
-_NO_VERSION = ("gemini", "bedrock", "azure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +86,17 @@ def resolve_targets(
     if len(chosen) > MAX_TARGETS:
         raise InvalidRequestError(
             f"The request names {len(chosen)} targets; at most {MAX_TARGETS} are tried.",
+            code="policy_violation",
             param="model",
         )
-    if directives.target_url is not None:
-        return tuple(
-            _target(route, row, name, _selected(directives.target_url, route, row))
-            for row, name in chosen
-        )
-    return tuple(_target(route, row, name, None) for row, name in chosen)
+    return tuple(_target(route, row, name, directives.target_url) for row, name in chosen)
 
 
 def _without_model(route: Route, directives: Directives, registry: Registry) -> list[Provider]:
     if directives.provider is not None:
         return [_named(name, registry, _HEADER) for name in _listed(directives.provider, _HEADER)]
     if directives.target_url is not None:
-        return [_at_url(directives.target_url, registry)]
+        return [row_at(directives.target_url, route.dialect, registry)]
     return [_home(route, registry)]
 
 
@@ -109,22 +104,19 @@ def _with_model(
     route: Route, model: str, directives: Directives, registry: Registry
 ) -> list[tuple[Provider, str | None]]:
     if directives.provider is not None or directives.target_url is not None:
-        providers = _without_model(route, directives, registry)
-        return [(row, name) for name in _models(route, model) for row in providers]
-    model = registry.model_aliases.get(model, model)
-    return [_split(route, name, registry) for name in _models(route, model)]
-
-
-def _models(route: Route, model: str) -> list[str]:
-    if route.model is not None or "," not in model:
-        return [model]
-    return _listed(model, "model")
+        rows = _without_model(route, directives, registry)
+        models = _listed(model, "model") if route.model is None and "," in model else [model]
+        return [(row, name) for name in models for row in rows]
+    alias = registry.model_aliases.get(model)
+    if alias is None and (route.model is not None or "," not in model):
+        return [_split(route, model, registry)]
+    return [_split(route, name, registry) for name in _listed(alias or model, "model")]
 
 
 def _split(route: Route, model: str, registry: Registry) -> tuple[Provider, str]:
     """Tell provider and model apart; a model without a provider goes home, unchanged."""
     if model.startswith("!"):
-        raise InvalidRequestError(
+        raise TranslationError(
             "Excluding a provider (`!name`) is not available. List the models to try instead.",
             param="model",
         )
@@ -150,7 +142,10 @@ _HEADER = "LLMGate-Provider"
 def _listed(text: str, param: str) -> list[str]:
     words = [word.strip() for word in text.split(",")]
     if not all(words):
-        raise InvalidRequestError(f"`{param}` has an empty place in its comma list.", param=param)
+        code = "missing_model" if param == "model" else "invalid_header"
+        raise InvalidRequestError(
+            f"The list in `{param}` has an empty place.", code=code, param=param
+        )
     return words
 
 
@@ -159,7 +154,7 @@ def _named(name: str, registry: Registry, param: str) -> Provider:
     if provider is None:
         near = " or ".join(registry.near(name))
         hint = f" Did you mean {near}?" if near else ""
-        raise UnknownProviderError(f"There is no provider {_shown(name)}.{hint}", param=param)
+        raise UnknownProviderError(f"There is no provider {shown(name)}.{hint}", param=param)
     return provider
 
 
@@ -167,11 +162,10 @@ def _passed_through(
     route: Route, model: str | None, directives: Directives, registry: Registry
 ) -> Target:
     """Go to the provider of the path, whatever it is that is asked there."""
-    assert route.provider is not None
-    row = _named(route.provider, registry, "path")
+    row = _named(route.provider or "", registry, "path")
     base_url = row.base_url(route.format) if route.format is not None else None
     if directives.target_url is not None:
-        base_url = _selected(directives.target_url, route, row) or base_url
+        base_url = base_at(directives.target_url, row, route.format) or base_url
     if base_url is None:
         base_url = next(iter(row.endpoints.values()), None)
     if base_url is None:
@@ -179,112 +173,24 @@ def _passed_through(
     return Target(row, model or route.model, route.format, base_url, route.path)
 
 
-def _target(route: Route, row: Provider, model: str | None, base_url: str | None) -> Target:
-    assert route.format is not None
+def _target(route: Route, row: Provider, model: str | None, target_url: str | None) -> Target:
+    wire_format = route.format or ""  # None is for `/providers/{id}/*` only.
+    if target_url is not None:
+        base_url = base_at(target_url, row, wire_format)
+    else:
+        base_url = row.base_url(wire_format)
     if base_url is None:
-        base_url = row.base_url(route.format)
-        if base_url is None:
-            raise _off(row) if row.is_dormant(route.format) else _untranslatable(row, route.format)
+        raise _off(row) if row.is_dormant(wire_format) else _untranslatable(row, wire_format)
     path = route.path
     if route.model is not None and model is not None and model != route.model:
         path = _path_for(route, model)
-    return Target(row, model, route.format, base_url, path)
+    return Target(row, model, wire_format, base_url, path)
 
 
 def _path_for(route: Route, model: str) -> str:
     """Write another model into a path that names one; the route's name is its template."""
-    encoded = quote(model, safe="")
-    name = route.name.removeprefix("/openai") if route.dialect == "azure" else route.name
-    return name.replace("{model}", encoded).replace("{id}", encoded)
-
-
-# --- Target-URL ---
-
-
-def _at_url(target_url: str, registry: Registry) -> Provider:
-    """Return the row at the URL's host: the one whose base path goes along with it furthest."""
-    host, path = _checked(target_url)
-    rows = registry.at_host(host)
-    if rows:
-        return max(rows, key=lambda row: _agreement(row, host, path))
-    if host in registry.allowed_hosts:
-        # Known by its host only: no keys, no peculiarities.
-        return Provider(id=host, name=host, confidence="operator")
-    raise UnknownProviderError(
-        f"LLMGate-Target-URL names {_shown(host)}, which is no host of a known provider. "
-        "An operator can allow it in `upstream.target_hosts`.",
-        param="LLMGate-Target-URL",
-    )
-
-
-def _agreement(row: Provider, host: str, path: str) -> int:
-    lengths = [
-        len(base.path)
-        for base in map(urlsplit, row.endpoints.values())
-        if base.hostname == host and path.startswith(base.path)
-    ]
-    return max(lengths, default=-1)
-
-
-def _selected(target_url: str, route: Route, row: Provider) -> str | None:
-    """Return the base URL that `target_url` selects at `row`; None for the row's own."""
-    host, path = _checked(target_url)
-    if row.endpoints and host not in row.hosts:
-        # Else a key of the row would go to another host.
-        raise InvalidRequestError(
-            f"LLMGate-Target-URL names {_shown(host)}, which is no host of {row.id}.",
-            code="invalid_header",
-            param="LLMGate-Target-URL",
-        )
-    own = row.base_url(route.format) if route.format is not None else None
-    if own is not None and urlsplit(own).hostname == host:
-        own_path = urlsplit(own).path
-        if own_path == path or own_path.startswith(path.rstrip("/") + "/") or not path:
-            return own
-    if path:
-        return f"https://{host}{path}"
-    if own is not None or (route.format or "").startswith(_NO_VERSION):
-        return f"https://{host}"
-    return f"https://{host}/v1"
-
-
-def _checked(target_url: str) -> tuple[str, str]:
-    """Return host and path of a URL that could be selected by."""
-    wrong = None
-    try:
-        parts = urlsplit(target_url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        wrong = "is no URL"
-    else:
-        if parts.scheme != "https":
-            wrong = "must begin with https://"
-        elif "@" in parts.netloc:
-            wrong = "must not hold a user name"
-        elif port not in (None, 443) or not host:
-            wrong = "must name a host and no port"
-        elif parts.query or parts.fragment or not _is_plain(parts.path):
-            wrong = "must have a plain path and no query"
-    if wrong is not None:
-        raise InvalidRequestError(
-            f"LLMGate-Target-URL {wrong}.", code="invalid_header", param="LLMGate-Target-URL"
-        )
-    return host, parts.path.rstrip("/")
-
-
-def _is_plain(path: str) -> bool:
-    words = path.split("/")
-    return (
-        path.isascii()
-        and path.isprintable()
-        and not any(char in path for char in ' \\%;?#"<>')
-        and "//" not in path
-        and "." not in words
-        and ".." not in words
-    )
-
-
-# --- refusals ---
+    path = route.name.replace("{model}", quote(model, safe=""))
+    return path.removeprefix("/openai") if route.dialect is Dialect.AZURE else path
 
 
 def _off(row: Provider) -> UnknownProviderError:
@@ -300,8 +206,3 @@ def _untranslatable(row: Provider, wire_format: str) -> TranslationError:
         "are not translated yet. Use a provider that does, or another endpoint.",
         param="model",
     )
-
-
-def _shown(text: str) -> str:
-    """Quote what a caller wrote, for a message: bounded and printable."""
-    return repr(text[:80]) if text.isprintable() else ascii(text[:80])
