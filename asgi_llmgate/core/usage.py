@@ -37,12 +37,14 @@ MAX_MODEL_CHARS = 256
 
 # Where OpenAI-like vendors put cached tokens instead of `prompt_tokens_details.cached_tokens`:
 # DeepSeek, Together and Moonshot, Mistral, Databricks and Perplexity, older xAI.
-_CACHED = (
-    "prompt_cache_hit_tokens",
-    "cached_tokens",
-    "num_cached_tokens",
-    "cache_read_input_tokens",
-    "cached_prompt_text_tokens",
+_CACHED = frozenset(
+    {
+        "prompt_cache_hit_tokens",
+        "cached_tokens",
+        "num_cached_tokens",
+        "cache_read_input_tokens",
+        "cached_prompt_text_tokens",
+    }
 )
 
 _NOTHING: Mapping[str, Any] = {}
@@ -90,7 +92,7 @@ def mapping(value: object) -> Mapping[str, Any]:
 
 
 def _count(value: object) -> int:
-    return number(value) or 0
+    return (number(value) or 0) if value else 0
 
 
 def _usage(
@@ -104,17 +106,23 @@ def _usage(
     output_audio: int = 0,
     others: tuple[tuple[str, int], ...] = (),
 ) -> Usage:
-    cache_read = min(cache_read, input_tokens)
-    cache_write = min(cache_write, input_tokens - cache_read)
+    if cache_read or cache_write:
+        cache_read = min(cache_read, input_tokens)
+        cache_write = min(cache_write, input_tokens - cache_read)
+        cache_write_1h = min(cache_write_1h, cache_write)
+    if reasoning or input_audio or output_audio:
+        reasoning = min(reasoning, output_tokens)
+        input_audio = min(input_audio, input_tokens)
+        output_audio = min(output_audio, output_tokens)
     return Usage(
         input_tokens,
         output_tokens,
         cache_read,
         cache_write,
-        min(cache_write_1h, cache_write),
-        min(reasoning, output_tokens),
-        min(input_audio, input_tokens),
-        min(output_audio, output_tokens),
+        cache_write_1h,
+        reasoning,
+        input_audio,
+        output_audio,
         False,
         others,
     )
@@ -141,32 +149,37 @@ def _read_openai(answer: Mapping[str, Any], provider: str | None) -> Usage | Non
     prompt, completion = prompt or 0, completion or 0
     cached = written = reasoning = input_audio = output_audio = 0
     others: tuple[tuple[str, int], ...] = ()
+    # Most details are 0 or null; looking before counting halves the time this takes.
     details = (
         usage.get("prompt_tokens_details")
         or usage.get("input_tokens_details")
         or usage.get("input_token_details")
     )
-    if isinstance(details, dict):
-        cached = _count(details.get("cached_tokens"))
-        cached = cached or _count(details.get("cache_read_input_tokens"))
-        written = _count(details.get("cache_write_tokens"))
-        input_audio = _count(details.get("audio_tokens"))
+    if details and isinstance(details, dict):
+        if value := details.get("cached_tokens") or details.get("cache_read_input_tokens"):
+            cached = _count(value)
+        if value := details.get("cache_write_tokens"):
+            written = _count(value)
+        if value := details.get("audio_tokens"):
+            input_audio = _count(value)
         others = _pictures(details, "input")
-    if not cached:
-        for name in _CACHED:
-            if name in usage:
-                cached = cached or _count(usage[name])
-    written = written or _count(usage.get("cache_creation_input_tokens"))
+    if not cached and not _CACHED.isdisjoint(usage):
+        cached = max(_count(usage.get(name)) for name in _CACHED)
+    if not written and "cache_creation_input_tokens" in usage:
+        written = _count(usage["cache_creation_input_tokens"])
     details = (
         usage.get("completion_tokens_details")
         or usage.get("output_tokens_details")
         or usage.get("output_token_details")
     )
-    if isinstance(details, dict):
-        reasoning = _count(details.get("reasoning_tokens"))
-        output_audio = _count(details.get("audio_tokens"))
+    if details and isinstance(details, dict):
+        if value := details.get("reasoning_tokens"):
+            reasoning = _count(value)
+        if value := details.get("audio_tokens"):
+            output_audio = _count(value)
         others += _pictures(details, "output")
-    reasoning = reasoning or _count(usage.get("reasoning_tokens"))
+    if not reasoning and "reasoning_tokens" in usage:
+        reasoning = _count(usage["reasoning_tokens"])
     if provider == "perplexity" or "citation_tokens" in usage:
         citations = _count(usage.get("citation_tokens"))
         completion += reasoning + citations
@@ -195,9 +208,10 @@ def _leaves_out_reasoning(
 
 def _pictures(details: Mapping[str, Any], side: str) -> tuple[tuple[str, int], ...]:
     found: tuple[tuple[str, int], ...] = ()
-    for kind in ("image", "video"):
-        if tokens := _count(details.get(f"{kind}_tokens")):
-            found += ((f"{side}_{kind}_tokens", tokens),)
+    if value := details.get("image_tokens"):
+        found += _named(**{f"{side}_image_tokens": _count(value)})
+    if value := details.get("video_tokens"):
+        found += _named(**{f"{side}_video_tokens": _count(value)})
     return found
 
 
