@@ -139,7 +139,7 @@ class TimeoutSettings(Section):
 
 class UpstreamSettings(Section):
     client: Literal["pyreqwest", "httpx"] = "pyreqwest"
-    timeouts: TimeoutSettings = TimeoutSettings()  # type: ignore[call-arg]  # all have defaults
+    timeouts: TimeoutSettings = TimeoutSettings()
     target_hosts: CommaList = []
     """Hosts that `LLMGate-Target-URL` may name beside those of the registry."""
 
@@ -180,9 +180,9 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     clickhouse_url: SecretStr | None = None
     auth: AuthSettings = AuthSettings()
-    log: LogSettings = LogSettings()  # type: ignore[call-arg]  # all have defaults
+    log: LogSettings = LogSettings()
     upstream: UpstreamSettings = UpstreamSettings()
-    limits: LimitSettings = LimitSettings()  # type: ignore[call-arg]  # all have defaults
+    limits: LimitSettings = LimitSettings()
     cors_origins: CommaList = []
     providers: dict[str, ProviderSettings] = {}
     prices: dict[str, ModelPrice] = {}

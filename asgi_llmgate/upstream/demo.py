@@ -74,11 +74,13 @@ def answer(path: str, body: dict[str, Any]) -> DemoResponse:
 
 def last_question(body: dict[str, Any]) -> str:
     """Return the text of the last turn, in any of the three dialects."""
-    turns = body.get("messages") or body.get("contents") or [{}]
-    turn = turns[-1] if isinstance(turns[-1], dict) else {}
-    content = turn.get("content", turn.get("parts", ""))
+    turns = body.get("messages") or body.get("contents")
+    turn = turns[-1] if isinstance(turns, list) and isinstance(turns[-1], dict) else {}
+    content: Any = turn.get("content", turn.get("parts"))
     if isinstance(content, str):
         return content
+    if not isinstance(content, list):
+        return ""
     parts = [part.get("text", "") for part in content if isinstance(part, dict)]
     return " ".join(part for part in parts if isinstance(part, str))
 

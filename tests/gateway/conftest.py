@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def log() -> MemoryLogSink:
 @pytest.fixture
 def make_gate(
     tmp_path: Path, upstream: StubUpstream, log: MemoryLogSink, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[MakeGate]:
+) -> MakeGate:
     """Build a gateway over `upstream` that logs to `log`; settings by keyword."""
     for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
@@ -37,4 +37,4 @@ def make_gate(
         loaded = load_settings(data_dir=tmp_path / "data", **settings)
         return LLMGate(loaded, authenticate=authenticate, log=log, upstream=upstream, price=price)
 
-    yield make
+    return make
