@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
 from typing import Any
@@ -104,6 +103,5 @@ def model_server() -> FastAPI:
 
     module_path, name = ["asgi_llmgate.ready", "LoggingMiddleware"]
     imported: Any = getattr(importlib.import_module(module_path), name)
-    assert inspect.isclass(imported)
     app.add_middleware(imported)
     return app
