@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from asgi_llmgate.context import GatewayContext
+if TYPE_CHECKING:  # Above this level; needed only by name.
+    from asgi_llmgate.context import GatewayContext
 
 __all__ = ["gateway_headers", "safe_value", "usd"]
 
