@@ -1,0 +1,246 @@
+"""OpenAI Responses as a provider's format: requests out, responses in.
+
+Source: openai SDK 3.54 (types/responses). Always stateless: `store: false`, and reasoning comes
+back encrypted, so that the caller carries it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from asgi_llmgate.providers._parts import effort_of, nearest_effort, text_of
+from asgi_llmgate.providers.inner import Call, Encoded, Inner, Losses, TargetInfo, refuse
+from asgi_llmgate.providers.provider_errors import decode_error
+from asgi_llmgate.providers.responses_decoder import ResponsesStreamDecoder, read_response
+
+__all__ = ["ResponsesOut"]
+
+_SAME = (
+    "temperature",
+    "top_p",
+    "metadata",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "service_tier",
+    "stream",
+    "top_logprobs",
+    "moderation",
+)
+
+
+class ResponsesOut:
+    """Providers that speak OpenAI Responses."""
+
+    def encode_request(self, request: Inner, target: TargetInfo) -> Encoded:
+        rest = dict(request)
+        losses = Losses(target.strict)
+        instructions, items = _input(rest.pop("messages"), losses)
+        body: dict[str, Any] = {"model": target.model, "input": items, "store": False}
+        if instructions:
+            body["instructions"] = instructions
+        for name in ("model", "cache_control", "stream_options", "store"):
+            rest.pop(name, None)
+        older, newer = rest.pop("max_tokens", None), rest.pop("max_completion_tokens", None)
+        limit = older if newer is None else newer
+        if limit is not None:
+            body["max_output_tokens"] = limit
+        user = rest.pop("safety_identifier", None) or rest.pop("user", None)
+        rest.pop("user", None)
+        if user:
+            body["safety_identifier"] = user
+        _reasoning(rest, body, target, losses)
+        if rest.pop("logprobs", None):
+            body["include"] = [*body.get("include", ()), "message.output_text.logprobs"]
+            rest.setdefault("top_logprobs", 0)
+        for name in _SAME:
+            if rest.get(name) is not None:
+                body[name] = rest[name]
+            rest.pop(name, None)
+        _tools(rest, body, losses)
+        _text(rest, body)
+        losses.drop_rest(rest)
+        return Encoded("/responses", body, dropped=losses.names)
+
+    def decode_response(self, body: Mapping[str, Any], call: Call) -> Inner:
+        return read_response(body)
+
+    def stream_decoder(self, call: Call) -> ResponsesStreamDecoder:
+        return ResponsesStreamDecoder()
+
+    decode_error = staticmethod(decode_error)
+
+
+def _input(
+    messages: list[dict[str, Any]], losses: Losses
+) -> tuple[str | None, list[dict[str, Any]]]:
+    instructions: list[str] = []
+    items: list[dict[str, Any]] = []
+    for index, message in enumerate(messages):
+        where = f"messages[{index}].content"
+        content = message.get("content")
+        match message.get("role"):
+            case "system" | "developer" if not items:
+                text = text_of(content)
+                if text:
+                    instructions.append(text)
+            case "assistant":
+                items += _assistant(message, where, losses)
+            case "tool" | "function":
+                output = content if isinstance(content, str) else _parts(content, where)
+                items.append(
+                    {
+                        "type": "function_call_output",
+                        "call_id": message["tool_call_id"],
+                        "output": output,
+                    }
+                )
+            case role:
+                sent = content if isinstance(content, str) else _parts(content, where)
+                items.append({"role": role, "content": sent})
+    return "\n\n".join(instructions) or None, items
+
+
+def _assistant(message: Mapping[str, Any], where: str, losses: Losses) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    for block in message.get("thinking_blocks") or ():
+        if block.get("origin") == "openai" and block.get("signature"):
+            text = block.get("thinking")
+            summary = [{"type": "summary_text", "text": text}] if text else []
+            item = {"type": "reasoning", "summary": summary}
+            items.append(item | {"encrypted_content": block["signature"]})
+    content = message.get("content")
+    if isinstance(content, list):
+        for part in content:
+            if part.get("type") not in {"text", "refusal"}:
+                losses.drop(where, f"`{part.get('type')}` is known to one provider only")
+        content = [part for part in content if part.get("type") in {"text", "refusal"}]
+    said = []
+    text = text_of(content)
+    if text:
+        said.append({"type": "output_text", "text": text})
+    if message.get("refusal"):
+        said.append({"type": "refusal", "refusal": message["refusal"]})
+    if said:
+        items.append({"role": "assistant", "content": said})
+    for call in message.get("tool_calls") or ():
+        if "custom" in call:
+            kind = {"type": "custom_tool_call", "input": call["custom"].get("input") or ""}
+            items.append(kind | {"call_id": call["id"], "name": call["custom"]["name"]})
+            continue
+        function = call["function"]
+        items.append(
+            {
+                "type": "function_call",
+                "call_id": call["id"],
+                "name": function["name"],
+                "arguments": function.get("arguments") or "{}",
+            }
+        )
+    return items
+
+
+def _parts(content: Any, where: str) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = []
+    for position, part in enumerate(content or ()):
+        match part.get("type"):
+            case "text":
+                parts.append({"type": "input_text", "text": part.get("text") or ""})
+            case "image_url":
+                image = part["image_url"]
+                url = image if isinstance(image, str) else image.get("url")
+                detail = None if isinstance(image, str) else image.get("detail")
+                parts.append({"type": "input_image", "image_url": url, "detail": detail or "auto"})
+            case "file":
+                names = ("file_data", "file_url", "file_id", "filename")
+                file = {name: part["file"][name] for name in names if part["file"].get(name)}
+                if "file_url" in file:
+                    file.pop("filename", None)
+                elif "file_data" in file:
+                    file.setdefault("filename", "document.pdf")
+                parts.append({"type": "input_file", **file})
+            case "input_audio":
+                parts.append({"type": "input_audio", "input_audio": part["input_audio"]})
+            case kind:
+                at = f"{where}[{position}]"
+                raise refuse(at, f"`{kind}` content is known to one provider only")
+    return parts
+
+
+def _reasoning(
+    rest: dict[str, Any], body: dict[str, Any], target: TargetInfo, losses: Losses
+) -> None:
+    can = target.capabilities
+    effort = effort_of(rest)
+    asked = rest.pop("thinking", None)
+    rest.pop("reasoning_effort", None)
+    shown = rest.pop("include_thoughts", None)
+    named = "thinking" if asked else "reasoning_effort"
+    reasoning: dict[str, Any] = {}
+    if can.known and can.thinking == "none":
+        if effort not in {None, "none"}:
+            losses.drop(named, "this model does not reason")
+        return
+    if effort is not None and (effort != "none" or "none" in can.efforts):
+        reasoning["effort"] = nearest_effort(effort, can.efforts)
+    elif effort == "none" and not can.thinking_off:
+        reasoning["effort"] = nearest_effort("minimal", can.efforts)
+        losses.drop(named, "this model cannot stop reasoning")
+    # Summaries need a verified organisation, so they are asked for only where someone reads them.
+    if (asked or shown) and effort != "none":
+        reasoning["summary"] = "auto"
+    if reasoning:
+        body["reasoning"] = reasoning
+    if can.thinking == "effort" or reasoning:
+        body["include"] = ["reasoning.encrypted_content"]
+    reasons = reasoning.get("effort", "none" if can.sampling else "medium") != "none"
+    if reasons and can.known:
+        for name in ("temperature", "top_p", "logprobs", "top_logprobs"):
+            value = rest.pop(name, None)
+            if value and not (value == 1 and name in {"temperature", "top_p"}):
+                losses.drop(name, "this model takes it only while it does not reason")
+
+
+def _tools(rest: dict[str, Any], body: dict[str, Any], losses: Losses) -> None:
+    tools: list[dict[str, Any]] = []
+    for index, tool in enumerate(rest.pop("tools", None) or ()):
+        if isinstance(tool.get("function"), Mapping):
+            flat = {"type": "function", "strict": None, **tool["function"]}
+            tools.append({"parameters": {"type": "object", "properties": {}}} | flat)
+        elif isinstance(tool.get("custom"), Mapping):
+            tools.append({"type": "custom", **tool["custom"]})
+        else:
+            losses.drop(f"tools[{index}]", f"`{tool.get('type')}` runs at another provider")
+    parallel, choice = rest.pop("parallel_tool_calls", None), rest.pop("tool_choice", None)
+    if not tools:
+        return
+    body["tools"] = tools
+    if parallel is not None:
+        body["parallel_tool_calls"] = parallel
+    if isinstance(choice, Mapping):
+        if isinstance(choice.get("function"), Mapping):
+            choice = {"type": "function", "name": choice["function"]["name"]}
+        elif isinstance(choice.get("allowed_tools"), Mapping):
+            allowed = choice["allowed_tools"]
+            flat_tools = [
+                {"type": "function", "name": tool["function"]["name"]} for tool in allowed["tools"]
+            ]
+            mode = allowed.get("mode") or "auto"
+            choice = {"type": "allowed_tools", "mode": mode, "tools": flat_tools}
+    if choice is not None:
+        body["tool_choice"] = choice
+
+
+def _text(rest: dict[str, Any], body: dict[str, Any]) -> None:
+    text: dict[str, Any] = {}
+    wanted = rest.pop("response_format", None) or {}
+    if wanted.get("type") == "json_schema":
+        text["format"] = {"type": "json_schema", **wanted["json_schema"]}
+    elif wanted.get("type") == "json_object":
+        text["format"] = {"type": "json_object"}
+    verbosity = rest.pop("verbosity", None)
+    if verbosity:
+        text["verbosity"] = verbosity
+    if text:
+        body["text"] = text
