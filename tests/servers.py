@@ -82,14 +82,15 @@ class ServerProcess:
             AssertionError: it ended, or `timeout_s` passed; with its output.
         """
 
-        def found() -> list[re.Match[str]] | None:
-            matches = [match for line in self.lines if (match := re.search(pattern, line))]
-            return matches if len(matches) >= times or not self._open_outputs else None
+        def found() -> list[re.Match[str]]:
+            return [match for line in self.lines if (match := re.search(pattern, line))]
 
         with self._changed:
-            matches = self._changed.wait_for(found, timeout_s)
-        assert matches, f"never printed {pattern!r}:\n{self.output}"
-        assert len(matches) >= times, f"ended before it printed {pattern!r}:\n{self.output}"
+            self._changed.wait_for(
+                lambda: len(found()) >= times or not self._open_outputs, timeout_s
+            )
+            matches = found()
+        assert len(matches) >= times, f"never printed {pattern!r}, but:\n{self.output}"
         return matches[-1][1] if matches[-1].re.groups else matches[-1][0]
 
     def stop(self, timeout_s: float = 15) -> int:
