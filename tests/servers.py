@@ -139,9 +139,19 @@ class Gateway(ServerProcess):
         return llmgate(*args, env=self.env, cwd=self.data_dir, check=check)
 
     def records(self) -> list[dict[str, Any]]:
-        """Return all of its call records, oldest first, as `llmgate logs tail --json` has them."""
-        lines = self.cli("logs", "tail", "--json", "--limit", "100000").stdout.splitlines()
-        return [json.loads(line) for line in lines]
+        """Return all of its call records, oldest first, as `llmgate logs tail --json` has them.
+
+        The command runs in this process, because tests ask often and a start takes half a second.
+        """
+        # This module is loaded by every test run; the command is not needed by most.
+        from typer.testing import CliRunner
+
+        from asgi_llmgate.cli import cli
+
+        arguments = ["logs", "tail", "--json", "--number", "1000000"]
+        done = CliRunner().invoke(cli, [*arguments, "--data-dir", str(self.data_dir)])
+        assert done.exit_code == 0, done.output
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
     def wait_for_records(self, count: int, *, timeout_s: float = 5) -> list[dict[str, Any]]:
         """Return all records once there are at least `count`; they are written every 200 ms."""
