@@ -1,7 +1,6 @@
-"""Server-sent events of model providers: `data:` payloads in, events out.
+"""Events of model providers: JSON payloads in, JSON payloads out.
 
-Only what these streams use: the event's name is repeated in its JSON (`type`), ids and `retry`
-do not occur, lines end in LF or CRLF. Comments (`: OPENROUTER PROCESSING`) are skipped.
+The name of an event is repeated in its JSON (`type`), so only the data is read.
 """
 
 from __future__ import annotations
@@ -9,54 +8,45 @@ from __future__ import annotations
 from typing import Any
 
 from asgi_llmgate.core.json import JSONError, dumps, loads
+from asgi_llmgate.core.sse import Event, EventDecoder
 
-__all__ = ["SSEDecoder", "data_event", "named_event"]
+__all__ = ["PayloadDecoder", "data_event", "named_event"]
 
 
-class SSEDecoder:
-    """Bytes cut anywhere in, decoded JSON payloads out. `[DONE]` comes out as None.
+class PayloadDecoder:
+    """Bytes cut anywhere in, decoded JSON objects out. `[DONE]` comes out as None.
 
-    A payload that is no JSON object is skipped: a stream is not ended by one odd line.
+    What is no JSON object is skipped: a stream is not ended by one odd line.
     """
 
-    __slots__ = ("_data", "_rest")
+    __slots__ = ("_events",)
 
     def __init__(self) -> None:
-        self._rest = b""
-        self._data: list[bytes] = []
+        self._events = EventDecoder()
 
     def feed(self, chunk: bytes) -> list[dict[str, Any] | None]:
         """Return the payloads completed by `chunk`."""
-        lines = (self._rest + chunk if self._rest else chunk).split(b"\n")
-        self._rest = lines.pop()
-        payloads: list[dict[str, Any] | None] = []
-        for line in lines:
-            line = line.rstrip(b"\r")
-            if line.startswith(b"data:"):
-                self._data.append(line[5:])
-            elif not line and self._data:
-                self._dispatch(payloads)
-        return payloads
+        return _payloads(self._events.feed(chunk))
 
     def close(self) -> list[dict[str, Any] | None]:
         """End the stream: a last event without its blank line still counts, some omit it."""
-        payloads = self.feed(b"\n\n") if self._rest else []
-        if self._data:
-            self._dispatch(payloads)
-        return payloads
+        return _payloads(self._events.close())
 
-    def _dispatch(self, payloads: list[dict[str, Any] | None]) -> None:
-        raw = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-        self._data = []
-        if raw.strip() == b"[DONE]":
+
+def _payloads(events: list[Event]) -> list[dict[str, Any] | None]:
+    payloads: list[dict[str, Any] | None] = []
+    for event in events:
+        data = event.data
+        if data.startswith("[DONE]"):
             payloads.append(None)
-            return
+            continue
         try:
-            payload = loads(raw)
+            payload = loads(data)
         except JSONError:
-            return
+            continue
         if isinstance(payload, dict):
             payloads.append(payload)
+    return payloads
 
 
 def data_event(payload: Any) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 
 from asgi_llmgate.core.json import dumps
 from asgi_llmgate.providers._parts import delta, usage
-from asgi_llmgate.providers._sse import SSEDecoder
+from asgi_llmgate.providers._sse import PayloadDecoder
 from asgi_llmgate.providers.inner import Call, Inner
 
 __all__ = ["AnthropicStreamDecoder", "finish_of", "read_usage"]
@@ -32,7 +32,7 @@ class AnthropicStreamDecoder:
     """State: which block index is which tool call, and the thinking text of open blocks."""
 
     def __init__(self, call: Call) -> None:
-        self._sse = SSEDecoder()
+        self._sse = PayloadDecoder()
         self._call = call
         self._usage: dict[str, Any] = {}
         self._calls: dict[int, int] = {}

@@ -25,7 +25,7 @@ from asgi_llmgate.providers.anthropic_messages import (
     limit_breakpoints,
     plain_system,
 )
-from asgi_llmgate.providers.anthropic_thinking import sampling, thinking
+from asgi_llmgate.providers.anthropic_thinking import sampling, thinking, unsigned_call
 from asgi_llmgate.providers.inner import Call, Encoded, Inner, Losses, TargetInfo
 from asgi_llmgate.providers.provider_errors import decode_error
 from asgi_llmgate.providers.tool_choice import JSON_HINT, Choice, json_tool, read_choice
@@ -44,7 +44,8 @@ class AnthropicOut:
         losses = Losses(target.strict)
         names = Names(TOOL_NAME, 128)
         turns = Turns(names, losses, mid_system=target.capabilities.mid_system)
-        for index, message in enumerate(rest.pop("messages")):
+        messages = rest.pop("messages")
+        for index, message in enumerate(messages):
             turns.add(message, index)
         older, newer = rest.pop("max_tokens", None), rest.pop("max_completion_tokens", None)
         limit = older if newer is None else newer
@@ -56,9 +57,19 @@ class AnthropicOut:
         rest.pop("model", None)
         rest.pop("include_thoughts", None)
         rest.pop("stream_options", None)
-        thinks = thinking(rest, body, target, losses)
-        sampling(rest, body, target, losses, thinks=thinks)
-        used = _tools(rest, body, turns, names, target, losses, thinks=thinks)
+        thought = thinking(
+            rest,
+            target,
+            losses,
+            max_tokens=body["max_tokens"],
+            unsigned_call=unsigned_call(messages),
+        )
+        if thought.config:
+            body["thinking"] = thought.config
+        if thought.effort:
+            body["output_config"] = {"effort": thought.effort}
+        body |= sampling(rest, target, losses, thinks=thought.thinks)
+        used = _tools(rest, body, turns, names, target, losses)
         if turns.system:
             body["system"] = plain_system(turns.system)
         # A stop sequence of nothing but space is refused.
@@ -114,8 +125,6 @@ def _tools(
     names: Names,
     target: TargetInfo,
     losses: Losses,
-    *,
-    thinks: bool,
 ) -> str | None:
     """Move tools, tool choice and response format to `body`; return the JSON tool's name."""
     can = target.capabilities

@@ -7,22 +7,37 @@ Thinking with a budget excludes temperature, top_k and forced tools, must be sma
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from asgi_llmgate.providers._parts import budget_of, effort_of, nearest_effort
 from asgi_llmgate.providers.inner import Losses, TargetInfo
 
-__all__ = ["MIN_BUDGET", "sampling", "thinking"]
+__all__ = ["MIN_BUDGET", "Thinking", "sampling", "thinking", "unsigned_call"]
 
 MIN_BUDGET = 1024
 
 
-def thinking(
-    rest: dict[str, Any], body: dict[str, Any], target: TargetInfo, losses: Losses
-) -> bool:
-    """Move reasoning from `rest` to `body`; tell whether the model will think.
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """What to send: the `thinking` object, the effort, and whether the model will think."""
 
-    `body` has its messages and `max_tokens` already.
+    config: dict[str, Any] | None = None
+    effort: str | None = None
+    thinks: bool = False
+
+
+def thinking(
+    rest: dict[str, Any],
+    target: TargetInfo,
+    losses: Losses,
+    *,
+    max_tokens: int,
+    unsigned_call: bool,
+) -> Thinking:
+    """Take reasoning out of `rest` and say it as the model wants it.
+
+    `unsigned_call`: a tool call that is being answered came without signed thinking.
     """
     can = target.capabilities
     effort, budget = effort_of(rest), budget_of(rest)
@@ -30,57 +45,45 @@ def thinking(
     explicit = rest.pop("reasoning_effort", None)
     named = "thinking" if asked else "reasoning_effort"
     if effort is None:
-        return can.thinking == "adaptive" and can.thinking_display
-    if not can.known and can.thinking == "none":
-        # A model nobody described: what the caller said in Anthropic's own words is passed on.
-        if effort != "none":
-            budget = _fit(budget or MIN_BUDGET, body)
-            if budget:
-                body["thinking"] = {"type": "enabled", "budget_tokens": budget}
-                return True
-            losses.drop(named, "`max_tokens` leaves no room for thinking")
-        return False
-    if can.thinking == "none":
+        return Thinking(thinks=not can.thinking_off)
+    if can.known and can.thinking == "none":
         if effort != "none":
             losses.drop(named, "this model does not think")
-        return False
+        return Thinking()
     if effort == "none":
-        if can.thinking == "adaptive" and can.thinking_off:
-            body["thinking"] = {"type": "disabled"}
-        elif not can.thinking_off:
+        if not can.thinking_off:
             losses.drop(named, "this model cannot stop thinking")
-            return True
-        return False
-    if (can.efforts and explicit is not None) or can.thinking == "adaptive":
-        body["output_config"] = {"effort": nearest_effort(effort, can.efforts)}
+            return Thinking(thinks=True)
+        return Thinking({"type": "disabled"} if can.thinking == "adaptive" else None)
+    wanted = None
+    if can.efforts and (explicit is not None or can.thinking == "adaptive"):
+        wanted = nearest_effort(effort, can.efforts)
     if can.thinking == "adaptive":
-        body["thinking"] = {"type": "adaptive"}
-        if can.thinking_display:
-            body["thinking"]["display"] = "summarized"
-        return True
-    if _answers_unsigned_call(body["messages"]):
+        shown = {"display": "summarized"} if can.thinking_display else {}
+        return Thinking({"type": "adaptive", **shown}, wanted, thinks=True)
+    if unsigned_call:
         # The provider of that call was another one; Claude would refuse the turn.
-        return False
-    budget = _fit(budget or MIN_BUDGET, body)
-    if not budget:
+        return Thinking(effort=wanted)
+    fitting = _fit(budget or MIN_BUDGET, max_tokens)
+    if not fitting:
         losses.drop(named, "`max_tokens` leaves no room for thinking")
-        return False
-    body["thinking"] = {"type": "enabled", "budget_tokens": budget}
-    return True
+        return Thinking(effort=wanted)
+    return Thinking({"type": "enabled", "budget_tokens": fitting}, wanted, thinks=True)
 
 
 def sampling(
-    rest: dict[str, Any], body: dict[str, Any], target: TargetInfo, losses: Losses, *, thinks: bool
-) -> None:
-    """Move temperature, top_p and top_k from `rest` to `body`, as far as the model takes them."""
+    rest: dict[str, Any], target: TargetInfo, losses: Losses, *, thinks: bool
+) -> dict[str, Any]:
+    """Take temperature, top_p and top_k out of `rest`; return what the model takes of them."""
     can = target.capabilities
+    body: dict[str, Any] = {}
     temperature = rest.pop("temperature", None)
     top_p, top_k = rest.pop("top_p", None), rest.pop("top_k", None)
     if not can.sampling:
         for name, value in (("temperature", temperature), ("top_p", top_p), ("top_k", top_k)):
             if value is not None and (value != 1 or name == "top_k"):
                 losses.drop(name, "this model takes no sampling parameters")
-        return
+        return body
     if temperature is not None:
         if thinks and temperature != 1:
             losses.drop("temperature", "it cannot be set while the model thinks")
@@ -101,23 +104,29 @@ def sampling(
             losses.drop("top_k", "it cannot be set while the model thinks")
         else:
             body["top_k"] = top_k
+    return body
 
 
-def _fit(budget: int, body: dict[str, Any]) -> int:
+def _fit(budget: int, max_tokens: int) -> int:
     """Return a budget below `max_tokens` that leaves half of it for the answer; 0 if none does."""
-    limit: int = body["max_tokens"]
     budget = max(budget, MIN_BUDGET)
-    if budget < limit:
+    if budget < max_tokens:
         return budget
-    smaller = limit // 2
+    smaller = max_tokens // 2
     return smaller if smaller >= MIN_BUDGET else 0
 
 
-def _answers_unsigned_call(messages: list[dict[str, Any]]) -> bool:
+def unsigned_call(messages: list[dict[str, Any]]) -> bool:
+    """Tell whether the tool call being answered came without thinking Claude has signed."""
     for message in reversed(messages):
-        if message["role"] == "assistant":
-            kinds = [block["type"] for block in message["content"]]
-            return "tool_use" in kinds and not {"thinking", "redacted_thinking"} & set(kinds)
-        if all(block["type"] != "tool_result" for block in message["content"]):
-            return False  # A new question: earlier tool use needs no thinking.
+        match message.get("role"):
+            case "tool" | "function":
+                continue
+            case "assistant" if message.get("tool_calls"):
+                return not any(
+                    block.get("origin", "anthropic") == "anthropic"
+                    for block in message.get("thinking_blocks") or ()
+                )
+            case "user" | "assistant":
+                return False  # A new question: earlier tool use needs no thinking.
     return False

@@ -11,7 +11,7 @@ from typing import Any
 
 from asgi_llmgate.core.json import dumps
 from asgi_llmgate.providers._parts import delta, usage
-from asgi_llmgate.providers._sse import SSEDecoder
+from asgi_llmgate.providers._sse import PayloadDecoder
 from asgi_llmgate.providers.inner import Call, Inner
 
 __all__ = ["GeminiStreamDecoder", "read_response"]
@@ -39,7 +39,7 @@ class GeminiStreamDecoder:
     """State: how many calls came, whether any did, and the last usage."""
 
     def __init__(self, call: Call) -> None:
-        self._sse = SSEDecoder()
+        self._sse = PayloadDecoder()
         self._call = call
         self._first = True
         self._calls: dict[int, int] = {}

@@ -69,12 +69,16 @@ class TargetInfo:
         provider: Id of the registry row.
         capabilities: What that model can do (`capabilities_of`).
         strict: What cannot be translated is an error instead of being dropped.
+        stream_usage: A chat provider may be asked for usage at the end of a stream.
+        content_must_be_string: A chat provider takes no lists of parts where all is text.
     """
 
     model: str
     provider: str
     capabilities: Capabilities
     strict: bool = False
+    stream_usage: bool = True
+    content_must_be_string: bool = False
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from asgi_llmgate.providers._parts import (
     text_of,
     usage,
 )
-from asgi_llmgate.providers._sse import SSEDecoder, data_event
+from asgi_llmgate.providers._sse import PayloadDecoder, data_event
 from asgi_llmgate.providers.capabilities import ChatProvider, chat_provider
 from asgi_llmgate.providers.inner import Call, Encoded, Inner, Losses, TargetInfo, refuse
 from asgi_llmgate.providers.provider_errors import ProviderError, decode_error, openai_error
@@ -168,7 +168,7 @@ class ChatOut:
         rest = dict(request)
         body: dict[str, Any] = {
             "model": target.model,
-            "messages": _messages(rest.pop("messages"), provider, losses),
+            "messages": _messages(rest.pop("messages"), provider, target, losses),
         }
         rest.pop("model", None)
         rest.pop("include_thoughts", None)
@@ -190,7 +190,7 @@ class ChatOut:
                 value = rest.pop(name)
                 if value is not None:
                     body[name] = value
-        if body.get("stream"):
+        if body.get("stream") and target.stream_usage:
             body["stream_options"] = {"include_usage": True}
         losses.drop_rest(rest)
         return Encoded("/chat/completions", body, dropped=losses.names)
@@ -213,7 +213,7 @@ class ChatStreamDecoder:
     """Chunks in as they come, reasoning and usage brought to one shape."""
 
     def __init__(self) -> None:
-        self._sse = SSEDecoder()
+        self._sse = PayloadDecoder()
         self._calls: set[int] = set()
         self.complete = self.ended = False
 
@@ -339,7 +339,7 @@ def _modern(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _messages(
-    messages: list[dict[str, Any]], provider: ChatProvider, losses: Losses
+    messages: list[dict[str, Any]], provider: ChatProvider, target: TargetInfo, losses: Losses
 ) -> list[dict[str, Any]]:
     hidden = _PRIVATE - provider.message
     sent: list[dict[str, Any]] = []
@@ -364,6 +364,9 @@ def _messages(
                     {"type": "text", "text": "(see the next message)"}
                 ]
             clean["content"] = parts
+            plain = all(part.keys() == {"type", "text"} for part in parts)
+            if plain and (len(parts) == 1 or target.content_must_be_string):
+                clean["content"] = "\n\n".join(part["text"] for part in parts)
         if "tool_calls" in clean and not clean["tool_calls"]:
             del clean["tool_calls"]
         sent.append(clean)

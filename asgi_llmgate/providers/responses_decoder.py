@@ -7,7 +7,7 @@ from typing import Any
 
 from asgi_llmgate.core.json import dumps
 from asgi_llmgate.providers._parts import delta, usage
-from asgi_llmgate.providers._sse import SSEDecoder
+from asgi_llmgate.providers._sse import PayloadDecoder
 from asgi_llmgate.providers.inner import Inner
 
 __all__ = ["ResponsesStreamDecoder", "read_response"]
@@ -17,7 +17,7 @@ class ResponsesStreamDecoder:
     """State: function calls by output index, and which of them had their arguments."""
 
     def __init__(self) -> None:
-        self._sse = SSEDecoder()
+        self._sse = PayloadDecoder()
         self._calls: dict[int, int] = {}
         self._filled: set[int] = set()
         self.complete = self.ended = False

@@ -19,6 +19,8 @@ from asgi_llmgate.core.json import JSONError, loads
 from asgi_llmgate.errors import TranslationError
 from asgi_llmgate.providers.anthropic_in import AnthropicIn
 from asgi_llmgate.providers.anthropic_out import AnthropicOut
+from asgi_llmgate.providers.bedrock import ConverseOut
+from asgi_llmgate.providers.cohere import CohereOut
 from asgi_llmgate.providers.gemini_in import GeminiIn
 from asgi_llmgate.providers.gemini_out import GeminiOut
 from asgi_llmgate.providers.inner import (
@@ -51,6 +53,8 @@ OUTBOUND: Mapping[str, Outbound] = {
     "openai-responses": ResponsesOut(),
     "anthropic-messages": AnthropicOut(),
     "gemini": GeminiOut(),
+    "bedrock-converse": ConverseOut(),
+    "cohere-v2": CohereOut(),
 }
 """Providers' formats, by the same names."""
 
