@@ -165,12 +165,9 @@ class Provider:
 
     async def _stop(self) -> None:
         self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for connection in list(self._connections):
             connection.writer.transport.abort()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
 
     def _answer(self, asked: Asked) -> Answer:
         return self._answers.popleft() if self._answers else self.default(asked)

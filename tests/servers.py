@@ -150,6 +150,8 @@ class Gateway(ServerProcess):
 
         arguments = ["logs", "tail", "--json", "--number", "1000000"]
         done = CliRunner().invoke(cli, [*arguments, "--data-dir", str(self.data_dir)])
+        if "There is no call log" in done.stderr or "may just be making it" in done.stderr:
+            return []
         assert done.exit_code == 0, done.output
         return [json.loads(line) for line in done.stdout.splitlines()]
 

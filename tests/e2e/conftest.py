@@ -27,17 +27,21 @@ def cost_of(model: str, input_tokens: int, output_tokens: int) -> int:
 
 
 class Calls:
-    """The records that a gateway wrote since the test began."""
+    """The records of calls that began after this object was made."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        self._before = {record["id"] for record in gateway.records()}
+        self._since = datetime.now(UTC)
 
     def new(self, count: int, *, timeout_s: float = 5) -> list[dict[str, Any]]:
         """Return exactly `count` records, oldest first, waiting until they are written."""
         deadline = time.monotonic() + timeout_s
         while True:
-            records = [r for r in self.gateway.records() if r["id"] not in self._before]
+            records = [
+                record
+                for record in self.gateway.records()
+                if datetime.fromisoformat(record["started_at"]) >= self._since
+            ]
             if len(records) >= count or time.monotonic() > deadline:
                 assert len(records) == count, records
                 return records

@@ -78,15 +78,18 @@ def test_the_openai_sdk_raises(gateway: Gateway, provider: Provider) -> None:
         list(stream)
 
 
-def test_the_openai_sdk_raises_for_responses(gateway: Gateway, provider: Provider) -> None:
+def test_the_openai_sdk_shows_the_error_of_a_response(gateway: Gateway, provider: Provider) -> None:
+    """Errors of this API are events like any other; the SDK raises at none of them."""
     break_off(provider, wire.response_events("gpt-4o")[:4])
     base_url = f"{gateway.url}/v1"
     with (
         openai.OpenAI(base_url=base_url, api_key="sk-mine", max_retries=0) as client,
         client.responses.create(model="gpt-4o", input="hello", stream=True) as stream,
-        pytest.raises(openai.APIError),
     ):
-        list(stream)
+        *_, last = stream
+
+    assert last.type == "error"
+    assert last.message
 
 
 def test_the_anthropic_sdk_raises(gateway: Gateway, provider: Provider) -> None:
@@ -185,7 +188,6 @@ def test_a_provider_that_does_not_begin_in_time_is_a_504(
 
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "upstream_timeout"
-    assert provider.wait(lambda: provider.last.left_at)
     assert calls.one()["error_code"] == "upstream_timeout"
 
 
