@@ -15,6 +15,7 @@ __all__ = [
     "BY_END",
     "BY_FORMAT",
     "CHAT",
+    "COHERE_CHAT",
     "COLLECTIONS",
     "EXACT",
     "FORMATS",
@@ -62,6 +63,9 @@ CHAT = EXACT["POST", "/chat/completions"]
 _ENDS = ("/responses", "/embeddings", "/completions", "/moderations", "/rerank", "/messages")
 BY_END: dict[str, Route] = {path[1:]: EXACT["POST", path] for path in _ENDS}
 """Last segment of a path to what it may mean."""
+
+COHERE_CHAT = Route(Dialect.OPENAI, "cohere-v2", "/v2/chat", "/v2/chat", True)
+"""Not a surface of the gateway, but metered on `/providers/cohere/*`."""
 
 
 class Collection(NamedTuple):
@@ -150,6 +154,7 @@ _OTHERS = (
     Route(Dialect.ANTHROPIC, "anthropic-files", "", "/files", False),
     Route(Dialect.ANTHROPIC, "anthropic-models", "", "/models", False),
     Route(Dialect.GEMINI, "gemini-models", "", "/v1beta/models", False),
+    COHERE_CHAT,
     # These name the model in the path, so there is no constant one to append.
     Route(Dialect.GEMINI, "gemini", "", "", True),
     Route(Dialect.GEMINI, "gemini-count-tokens", "", "", True),

@@ -18,6 +18,7 @@ from asgi_llmgate.core.route_table import (
     BY_END,
     BY_FORMAT,
     CHAT,
+    COHERE_CHAT,
     COLLECTIONS,
     EXACT,
     FORMATS,
@@ -226,6 +227,8 @@ def _route_by_end(method: str, tail: str, headers: Mapping[bytes, bytes], sent: 
     if method == "POST" and last in BY_END:
         known = CHAT if tail.endswith("/chat/completions") else BY_END[last]
         return replace(known, name=f"/*{known.path}", path=sent)
+    if method == "POST" and tail == COHERE_CHAT.path:
+        return COHERE_CHAT
     model, _, verb = last.rpartition(":")
     for dialect, verbs in ((Dialect.GEMINI, GEMINI_VERBS), (Dialect.ANTHROPIC, VERTEX_VERBS)):
         if verb in verbs and model and method == "POST":

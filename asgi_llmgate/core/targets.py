@@ -79,8 +79,8 @@ def resolve_targets(
         raise InvalidRequestError(
             "The request names no model. Set `model`.", code="missing_model", param="model"
         )
-    if model is None or not route.is_json:
-        chosen = [(provider, model) for provider in _without_model(route, directives, registry)]
+    if not model or not route.is_json:
+        chosen = [(row, model or None) for row in _without_model(route, directives, registry)]
     else:
         chosen = _with_model(route, model, directives, registry)
     if len(chosen) > MAX_TARGETS:
@@ -120,7 +120,8 @@ def _split(route: Route, model: str, registry: Registry) -> tuple[Provider, str]
             "Excluding a provider (`!name`) is not available. List the models to try instead.",
             param="model",
         )
-    if "/" in model:
+    # The slash of a Bedrock ARN parts its own words.
+    if "/" in model and not model.startswith("arn:"):
         first, _, rest = model.partition("/")
         provider = registry.get(first)
         if provider is not None and rest:
