@@ -173,6 +173,6 @@ class WatchedBody:
             if self.is_too_large and message["status"] != BodyTooLargeError.status:
                 return
             self.answered = True
-        elif not self.answered:
-            return
+        elif self.is_too_large and not self.answered:
+            return  # The body of an answer that was kept back.
         await self._send(message)
