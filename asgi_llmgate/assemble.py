@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from asgi_llmgate.backends.journal import JournalLogSink
 from asgi_llmgate.core.registry import Provider, ProviderKey, Registry
 from asgi_llmgate.pricing import Prices
-from asgi_llmgate.protocols import Timeouts
+from asgi_llmgate.protocols import Price, Timeouts
 from asgi_llmgate.providers.registry import ProviderOverride, load_registry
 from asgi_llmgate.settings import Settings
 from asgi_llmgate.types import Secret

@@ -89,9 +89,11 @@ def unpriced_models(settings: Settings) -> Iterator[Check]:
     if importlib.util.find_spec("genai_prices") is None:
         yield Check("warn", "prices", "genai-prices is not installed: costs are unknown")
         return
-    unpriced = JournalReader(settings.data_dir).unpriced_models()
+    reader = JournalReader(settings.data_dir)
+    rows = reader.stats("model") if reader.exists else []
+    unpriced = [f"{row.key} ({row.unpriced} calls)" for row in rows if row.unpriced]
     if unpriced:
-        listed = ", ".join(f"{provider}/{model} ({calls})" for provider, model, calls in unpriced)
+        listed = ", ".join(unpriced)
         yield Check("warn", "prices", f"no price for {listed}; set prices in llmgate.toml")
     else:
         yield Check("ok", "prices", "every model called so far has one")

@@ -105,7 +105,8 @@ def error_event(
         dialect, status=502, code=code, message=message, param=None, request_id=request_id
     )
     if wire_format == "openai-responses":
-        event = {"type": "error", "code": code, "message": message, "param": None}
+        # `error` is what the SDKs raise for; the rest is the event as the API defines it.
+        event = {"type": "error", "code": code, "message": message, "param": None, **body}
         return b"event: error\ndata: " + dumps(event) + b"\n\n"
     if dialect is Dialect.ANTHROPIC:
         return b"event: error\ndata: " + dumps(body) + b"\n\n"

@@ -244,7 +244,9 @@ class Recorder:
                 response_body, response_truncated = response_body[:cap], True
         if directives.omit_request or cap == 0:
             request_body = None
-        if directives.omit_response or cap == 0:
+        # A provider that refuses a key likes to quote it.
+        is_refusal = status in (401, 403) and context.error_code is None
+        if directives.omit_response or cap == 0 or is_refusal:
             response_body = None
         usage = context.usage
         tags = context.tags
