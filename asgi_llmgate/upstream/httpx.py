@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,18 +138,17 @@ class HttpxUpstream:
             self._context = httpx.create_ssl_context(trust_env=False)
             for certificate in read_ca_file(self.ca_file) if self.ca_file else ():
                 self._context.load_verify_locations(cadata=certificate.decode())
-        try:
-            return httpx.AsyncHTTPTransport(
-                verify=self._context,
-                trust_env=False,
-                http2=self.http2,
-                limits=httpx.Limits(max_connections=self.max_connections, keepalive_expiry=60),
-            )
-        except ImportError:
+        if self.http2 and find_spec("h2") is None:
             raise ConfigurationError(
                 "HTTP/2 through httpx needs the package h2, which is not installed.\n"
                 'HINT: run `pip install "httpx[http2]"`, or leave HTTP/2 off.'
-            ) from None
+            )
+        return httpx.AsyncHTTPTransport(
+            verify=self._context,
+            trust_env=False,
+            http2=self.http2,
+            limits=httpx.Limits(max_connections=self.max_connections, keepalive_expiry=60),
+        )
 
 
 class Made(NamedTuple):

@@ -9,7 +9,8 @@ What is not obvious about pyreqwest 0.15:
 - Cancelling the wait for a response abandons the request but does not end it: until the head
   arrives the connection stays open and the provider keeps working. A request body that is still
   being sent can be broken off, and is. Once the head is there, closing is immediate.
-- A cancellation that races with an arriving chunk can be lost; it is raised again here.
+- Its coroutines answer a cancellation with one of their own, which anyio's cancel scopes do not
+  know again, or with the chunk that arrived just then, so that it is lost: see `heeding`.
 - Header values are text: non-ASCII ones of a response cannot be read and are left out.
 - URLs are parsed as browsers do: `'` in a query is sent as `%27`.
 - `Accept` and `User-Agent` are added where the request has none.
@@ -18,46 +19,27 @@ What is not obvious about pyreqwest 0.15:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
 from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import (
-    DetailedPyreqwestError,
-    PoolTimeoutError,
-    PyreqwestError,
-    RequestTimeoutError,
-)
+from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response
 
 from asgi_llmgate._version import __version__
-from asgi_llmgate.errors import (
-    GatewayError,
-    UpstreamBrokenError,
-    UpstreamConnectError,
+from asgi_llmgate.errors import UpstreamBrokenError
+from asgi_llmgate.protocols import Timeouts, UpstreamRequest
+from asgi_llmgate.upstream.parts import BROKEN, DEFAULT_MAX_CONNECTIONS, read_ca_file
+from asgi_llmgate.upstream.pyreqwest_parts import (
+    Upload,
+    close,
+    failed_to_open,
+    headers_of,
+    heeding,
+    prepare,
 )
-from asgi_llmgate.protocols import RawHeaders, Timeouts, UpstreamRequest
-from asgi_llmgate.upstream.parts import (
-    BROKEN,
-    DEFAULT_MAX_CONNECTIONS,
-    NO_ANSWER,
-    OWN_HEADERS,
-    SLICE_BYTES,
-    cannot_be_sent,
-    not_connected,
-    read_ca_file,
-    slices,
-)
-from asgi_llmgate.upstream.timer import (
-    CONNECT,
-    FIRST_BYTE,
-    IDLE,
-    POOL,
-    TaskTimer,
-    timed_out,
-)
+from asgi_llmgate.upstream.timer import FIRST_BYTE, IDLE, TaskTimer
 
 __all__ = ["PyreqwestUpstream"]
 
@@ -94,13 +76,15 @@ class PyreqwestUpstream:
         if upload is not None:
             upload.body = timer.timed(upload.body)
         timer.begin(timeouts.first_byte_s, FIRST_BYTE)
+        failure: Exception | None
         try:
-            response = await call.__aenter__()
+            response = await heeding(call.__aenter__())
         except BaseException as error:
             timer.stop()
             if upload is not None:
                 upload.abort()
-            failure: BaseException | None = timer.end()
+            await close(call)
+            failure = timer.end()
             if failure is None:
                 if not isinstance(error, PyreqwestError):
                     raise  # cancelled, or from the iterator that is the request's body
@@ -108,12 +92,11 @@ class PyreqwestUpstream:
         else:
             failure = timer.end()
             if failure is None:
-                if not timer.was_cancelled:
-                    timer.is_sending = False
-                    return PyreqwestResponse(call, response, timer, request.method == "HEAD")
-                failure = asyncio.CancelledError()
+                timer.is_sending = False
+                is_head = request.method == "HEAD"
+                return PyreqwestResponse(call, response, timer, upload, is_head)
             timer.stop()
-            await call.__aexit__(None, None, None)
+            await close(call)
         raise failure
 
     async def aclose(self) -> None:
@@ -159,15 +142,30 @@ class PyreqwestUpstream:
 
 
 class PyreqwestResponse:
-    __slots__ = ("_call", "_idle_s", "_left", "_read_chunk", "_timer", "headers", "status")
+    __slots__ = (
+        "_call",
+        "_idle_s",
+        "_left",
+        "_read_chunk",
+        "_timer",
+        "_upload",
+        "headers",
+        "status",
+    )
 
     def __init__(
-        self, call: StreamRequest, response: Response, timer: TaskTimer, is_head: bool
+        self,
+        call: StreamRequest,
+        response: Response,
+        timer: TaskTimer,
+        upload: Upload | None,
+        is_head: bool,
     ) -> None:
         self.status = response.status
         self.headers = headers_of(response)
         self._call = call
         self._timer = timer
+        self._upload = upload
         self._idle_s = timer.timeouts.idle_s
         self._read_chunk = response.body_reader.read_chunk
         # Bytes to come; -1 if unknown. Spares the wait for an end that is known already.
@@ -185,9 +183,9 @@ class PyreqwestResponse:
             return b""
         timer = self._timer
         timer.begin(self._idle_s, IDLE)
-        failure: BaseException | None
+        failure: Exception | None
         try:
-            chunk = await self._read_chunk()
+            chunk = await heeding(self._read_chunk())
         except asyncio.CancelledError:
             if (failure := timer.end()) is None:
                 raise
@@ -195,8 +193,6 @@ class PyreqwestResponse:
             failure = timer.end() or UpstreamBrokenError(BROKEN)
         else:
             failure = timer.end()
-            if failure is None and timer.was_cancelled:
-                failure = asyncio.CancelledError()
         if failure is not None:
             raise failure
         if chunk is None:
@@ -212,99 +208,8 @@ class PyreqwestResponse:
 
     async def aclose(self) -> None:
         self._timer.stop()
+        if self._upload is not None:
+            self._upload.abort()  # it may still be going on, if the answer came early
         if self._left:
             self._left = 0
-            await self._call.__aexit__(None, None, None)
-
-
-class Upload:
-    """A request body that is an iterator, and can be broken off."""
-
-    def __init__(self, body: AsyncIterator[bytes]) -> None:
-        self.body = body
-        self._task: asyncio.Task[object] | None = None
-        self._aborted = False
-
-    def __aiter__(self) -> Upload:
-        return self
-
-    async def __anext__(self) -> bytes:
-        # pyreqwest asks for each chunk in a task of its own, as soon as it can write one.
-        if self._aborted:
-            raise UpstreamConnectError(NO_ANSWER)
-        self._task = asyncio.current_task()
-        try:
-            return await anext(self.body)
-        finally:
-            self._task = None
-
-    def abort(self) -> None:
-        """Make the request fail, which closes its connection."""
-        self._aborted = True
-        if self._task is not None:
-            self._task.cancel()
-
-
-def prepare(client: Client, request: UpstreamRequest) -> tuple[StreamRequest, Upload | None]:
-    """Return `request` as pyreqwest has it, and its body if that is written bit by bit.
-
-    Raises:
-        InvalidRequestError: it cannot be sent.
-    """
-    body = request.body
-    upload: Upload | None = None
-    try:
-        builder = client.request(request.method, request.url)
-        headers = [
-            (name.decode(), value.decode())
-            for name, value in request.headers
-            if name not in OWN_HEADERS
-        ]
-        if isinstance(body, bytes):
-            if 0 < len(body) <= SLICE_BYTES:
-                builder.body_bytes(body)
-            else:
-                headers.append(("content-length", str(len(body))))
-                upload = Upload(slices(body)) if body else None
-        elif body is not None:
-            headers += [
-                ("content-length", value.decode())
-                for name, value in request.headers
-                if name == b"content-length"
-            ]
-            upload = Upload(body)
-        if upload is not None:
-            builder.body_stream(upload)
-        builder.headers(headers).streamed_read_buffer_limit(0)
-        return builder.build_streamed(), upload
-    except ValueError:
-        pass  # the library's exception may hold the header's value
-    raise cannot_be_sent(request)
-
-
-def headers_of(response: Response) -> RawHeaders:
-    headers = response.headers
-    try:
-        return [(name.encode(), value.encode()) for name, value in headers.items()]
-    except ValueError:
-        readable: RawHeaders = []
-        for name in dict.fromkeys(headers.keys()):
-            try:
-                values = headers.getall(name)
-            except ValueError:
-                continue
-            readable += [(name.encode(), value.encode()) for value in values]
-        return readable
-
-
-def failed_to_open(error: PyreqwestError, timeouts: Timeouts) -> GatewayError:
-    if isinstance(error, PoolTimeoutError):
-        return timed_out(POOL, timeouts.pool_s)
-    if isinstance(error, RequestTimeoutError):
-        return timed_out(CONNECT, timeouts.connect_s)
-    if isinstance(error, DetailedPyreqwestError):
-        causes = [cause["message"] for cause in error.details["causes"] or ()]
-        # pyreqwest's ConnectError is also what a connection that ended later makes.
-        if "client error (Connect)" in causes:
-            return not_connected(" ".join(causes))
-    return UpstreamConnectError(NO_ANSWER)
+            await close(self._call)

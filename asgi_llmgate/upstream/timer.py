@@ -165,8 +165,3 @@ class TaskTimer(CallTimer):
     def _sending(self, limit_s: float | None, message: str) -> None:
         if self.is_sending:
             self.limit(limit_s, message)
-
-    @property
-    def was_cancelled(self) -> bool:
-        """Whether somebody else cancelled the task since `begin`."""
-        return self._task.cancelling() > self._cancelled_before

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import pytest
 
 from asgi_llmgate.errors import (
@@ -540,7 +541,7 @@ def test_constructing_opens_nothing(
 
 async def assert_left_at_once(connection: Connection) -> None:
     started = time.perf_counter()
-    await connection.left(patience_s=1)
+    await connection.left(patience_s=10 * AT_ONCE_S)
     assert time.perf_counter() - started < AT_ONCE_S
 
 
@@ -580,19 +581,35 @@ async def test_a_cancelled_read_and_aclose_close_the_connection_at_once(
     await assert_left_at_once(connection)
 
 
-async def test_a_cancelled_open_closes_the_connection_at_once(
-    upstream: Upstream, server: Server, request: pytest.FixtureRequest
-) -> None:
+@pytest.fixture
+def cancels(upstream: Upstream, request: pytest.FixtureRequest) -> None:
+    """Mark the tests of the one promise that pyreqwest breaks."""
     if isinstance(upstream, PyreqwestUpstream):
-        reason = (
-            "pyreqwest 0.15 abandons the request, but leaves it running until its head is there"
-        )
+        reason = "pyreqwest 0.15 abandons a cancelled request but leaves it running until its head"
         request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+
+
+async def test_a_cancelled_open_closes_the_connection_at_once(
+    cancels: None, upstream: Upstream, server: Server
+) -> None:
     opening = asyncio.ensure_future(upstream.open(post(server.url)))
     connection = await server.accept()
     await connection.request()
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
+        await opening
+
+    await assert_left_at_once(connection)
+
+
+async def test_a_late_first_byte_closes_the_connection_at_once(
+    cancels: None, upstream: Upstream, server: Server
+) -> None:
+    request = get(server.url, replace(PATIENT, first_byte_s=0.1))
+    opening = asyncio.ensure_future(upstream.open(request))
+    connection = await server.accept()
+    await connection.request()
+    with pytest.raises(UpstreamTimeoutError):
         await opening
 
     await assert_left_at_once(connection)
@@ -629,6 +646,39 @@ async def test_a_cancellation_that_races_with_a_chunk_is_not_lost(
         with pytest.raises(asyncio.CancelledError):
             await reading
         await response.aclose()
+
+
+async def test_a_cancel_scope_knows_its_own_cancellation_again(
+    upstream: Upstream, server: Server
+) -> None:
+    for data in [b"", chunk(b"hello")] * 10:
+        response, connection = await opened(upstream, server, CHUNKED)
+        async with anyio.create_task_group() as group:
+            group.start_soon(response.read)
+            await asyncio.sleep(0)
+            await connection.send(data)
+            time.sleep(0.005)
+            group.cancel_scope.cancel()
+        await response.aclose()
+    task = asyncio.current_task()
+
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_a_response_that_races_with_a_cancellation_is_closed(
+    cancels: None, upstream: Upstream, server: Server
+) -> None:
+    for _ in range(20):
+        opening = asyncio.ensure_future(upstream.open(get(server.url)))
+        connection = await server.accept()
+        await connection.request()
+        await connection.send(CHUNKED)
+        time.sleep(0.005)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await assert_left_at_once(connection)
 
 
 # Timers
