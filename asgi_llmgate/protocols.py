@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from starlette.requests import HTTPConnection
+from typing import TYPE_CHECKING, Protocol
 
 from asgi_llmgate.types import CallRecord, Principal, Usage
+
+if TYPE_CHECKING:  # It brings form parsers and takes longer to import than all of ours.
+    from starlette.requests import HTTPConnection
 
 __all__ = [
     "Authenticate",
@@ -34,7 +35,7 @@ class Authenticate(Protocol):
 
     def __call__(
         self, request: HTTPConnection, /
-    ) -> Principal | None | Awaitable[Principal | None]: ...
+    ) -> Principal | Awaitable[Principal | None] | None: ...
 
 
 class Price(Protocol):

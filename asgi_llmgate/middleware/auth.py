@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
-from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asgi_llmgate.context import GatewayContext
@@ -198,6 +197,9 @@ class AuthMiddleware(GatewayMiddleware):
         return await self._ask(_hidden(scope, {key.header for key in ours})), True
 
     async def _ask(self, scope: Scope) -> Principal | None:
+        # Imported here, for it brings form parsers and takes longer to import than all of ours.
+        from starlette.requests import HTTPConnection
+
         for login in self._logins:
             try:
                 answer = login(HTTPConnection(scope))

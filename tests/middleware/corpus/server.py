@@ -85,11 +85,11 @@ def serving(parser: str) -> Iterator[Guarded]:
     config = uvicorn.Config(
         guarded.app(),
         port=0,
-        http=parser,  # type: ignore[arg-type]  # a Literal there
+        http=parser,
         ws="none",
         lifespan="off",
         log_level="critical",
-        timeout_keep_alive=WAIT_S,
+        timeout_keep_alive=WAIT_S,  # type: ignore[arg-type]  # any number works
     )
     server = Announcing(config)
     thread = threading.Thread(target=server.run, daemon=True)
