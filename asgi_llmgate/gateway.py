@@ -105,6 +105,9 @@ class LLMGate:
             registry=registry_of(settings),
             timeouts=timeouts_of(settings, stream=False),
             stream_timeouts=timeouts_of(settings, stream=True),
+            max_upload_bytes=settings.limits.max_upload_bytes,
+            shared_state=settings.auth.shared_files
+            or (len(settings.keys) <= 1 and self._authenticate is None),
         )
         tagging = TaggingMiddleware(dispatch)
         auth = AuthMiddleware(

@@ -109,6 +109,8 @@ class ProviderSettings(Section):
 class AuthSettings(Section):
     mode: Literal["auto", "required", "passthrough"] = "auto"
     allowed_origins: CommaList = []
+    shared_files: bool = False
+    """Whether several tenants may use files, batches and stored responses of one pooled key."""
 
 
 class LogSettings(Section):

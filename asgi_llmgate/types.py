@@ -180,8 +180,7 @@ class Usage:
     others: tuple[tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
+class AttemptRecord(NamedTuple):
     """One call of a provider. `status` is None if no response head arrived.
 
     `reason` says why it was not the last one or why it was passed over (`no_key`, `status`,

@@ -6,6 +6,7 @@ Source: RFC 9110 §7.6.1 (hop-by-hop), and rule R27 of docs/security.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from asgi_llmgate.types import Secret
 
@@ -82,12 +83,10 @@ def forward_all(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
     kept = [IDENTITY]
     hop_by_hop: set[bytes] = set()
     for name, value in headers:
-        lower = name.lower()
-        if lower in NEVER_FORWARDED or lower.startswith(NEVER_FORWARDED_PREFIXES):
-            if lower == b"connection":
-                hop_by_hop.update(token.strip().lower() for token in value.split(b","))
-            continue
-        kept.append((lower, value))
+        if name.lower() == b"connection":
+            hop_by_hop.update(token.strip().lower() for token in value.split(b","))
+        elif (lower := _forwarded(name)) is not None:
+            kept.append((lower, value))
     if hop_by_hop:
         kept = [header for header in kept if header[0] not in hop_by_hop]
     return kept
@@ -104,18 +103,28 @@ def forward_allowed(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
 
 
 def answer_headers(headers: Iterable[tuple[bytes, bytes]], *, pooled: bool) -> RawHeaders:
-    """Return the provider's headers that reach the caller.
+    """Return the provider's headers that reach the caller; their names are in lower case.
 
     Rate limits of a pooled key would tell one tenant what the others use.
     """
-    kept = []
-    for name, value in headers:
-        if name in NEVER_ANSWERED or name.startswith(b"llmgate-"):
-            continue
-        if pooled and (name.startswith(RATE_LIMIT_PREFIXES) or name == b"openai-organization"):
-            continue
-        kept.append((name, value))
-    return kept
+    return [header for header in headers if _answered(header[0], pooled)]
+
+
+# The same two dozen names come with every call, so each is looked at once. Bounded, for names
+# are a stranger's to choose.
+@lru_cache(maxsize=512)
+def _forwarded(name: bytes) -> bytes | None:
+    lower = name.lower()
+    if lower in NEVER_FORWARDED or lower.startswith(NEVER_FORWARDED_PREFIXES):
+        return None
+    return lower
+
+
+@lru_cache(maxsize=512)
+def _answered(name: bytes, pooled: bool) -> bool:
+    if name in NEVER_ANSWERED or name.startswith(b"llmgate-"):
+        return False
+    return not (pooled and (name.startswith(RATE_LIMIT_PREFIXES) or name == b"openai-organization"))
 
 
 AUTH_HEADERS: Mapping[str, tuple[bytes, bytes]] = {

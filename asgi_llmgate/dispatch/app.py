@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from asgi_llmgate._asgi.disconnect import DisconnectWatch
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext
+from asgi_llmgate.core.directives import DEFAULT, Directives
 from asgi_llmgate.core.json import JSONError, loads
 from asgi_llmgate.core.registry import Registry
 from asgi_llmgate.core.targets import Target, resolve_targets
@@ -19,14 +20,29 @@ from asgi_llmgate.dispatch.request import body_for, credentials_for, timeouts_fo
 from asgi_llmgate.errors import (
     BodyTooLargeError,
     ClientDisconnectedError,
+    ForbiddenError,
     GatewayError,
     InvalidRequestError,
     UpstreamBrokenError,
 )
 from asgi_llmgate.protocols import Timeouts, Upstream, UpstreamRequest
-from asgi_llmgate.types import AttemptRecord
+from asgi_llmgate.types import AttemptRecord, Route
 
 __all__ = ["Dispatch"]
+
+STATEFUL = frozenset(
+    {
+        "anthropic-batches",
+        "anthropic-files",
+        "openai-batches",
+        "openai-conversations",
+        "openai-files",
+        "openai-stored-responses",
+    }
+)
+
+# Model names are a stranger's to choose, so what is remembered of them is bounded.
+MAX_KNOWN_TARGETS = 1000
 
 BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
@@ -41,6 +57,8 @@ class Dispatch:
         stream_timeouts: For streams.
         target_hosts: What `LLMGate-Target-URL` may name beside the registry's hosts.
         max_upload_bytes: Of bodies that are streamed through unparsed.
+        shared_state: Whether files, batches and stored responses may be reached with a pooled
+            key, where whoever uses it sees and deletes what all others made.
     """
 
     def __init__(
@@ -51,12 +69,15 @@ class Dispatch:
         timeouts: Timeouts,
         stream_timeouts: Timeouts,
         max_upload_bytes: int = 512 * 1024 * 1024,
+        shared_state: bool = True,
     ) -> None:
         self.upstream = upstream
         self.registry = registry
         self.timeouts = timeouts
         self.stream_timeouts = stream_timeouts
         self.max_upload_bytes = max_upload_bytes
+        self.shared_state = shared_state
+        self._known: dict[tuple[str, str | None], Target] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: GatewayContext = scope[SCOPE_KEY]
@@ -83,16 +104,28 @@ class Dispatch:
         context.model_requested = model
         context.metered = True
 
+        target = self._target(route, model, directives)
+        context.target_provider = target.provider.id
+        context.target_model = directives.model_override or target.model
+        await self._attempt(context, target, request, scope, receive, send)
+
+    def _target(self, route: Route, model: str | None, directives: Directives) -> Target:
+        # Nearly every call goes where one before it went.
+        is_plain = directives is DEFAULT and route.model is None and route.provider is None
+        key = (route.name, model)
+        if is_plain and (known := self._known.get(key)) is not None:
+            return known
         targets = resolve_targets(route, model, directives, self.registry)
         if len(targets) > 1:
             raise InvalidRequestError(
                 "A list of models is a fallback chain, and fallback is not built yet: name one.",
                 param="model",
             )
-        target = targets[0]
-        context.target_provider = target.provider.id
-        context.target_model = directives.model_override or target.model
-        await self._attempt(context, target, request, scope, receive, send)
+        if is_plain:
+            if len(self._known) >= MAX_KNOWN_TARGETS:
+                self._known.clear()
+            self._known[key] = targets[0]
+        return targets[0]
 
     async def _attempt(
         self,
@@ -104,6 +137,12 @@ class Dispatch:
         send: Send,
     ) -> None:
         headers, key_id, pooled = credentials_for(target, context, scope["headers"])
+        if pooled and not self.shared_state and keeps_state(context.route):
+            raise ForbiddenError(
+                "Files, batches and stored responses of a pooled key belong to everybody who uses "
+                "it. Send a provider key of your own, or have the operator set "
+                "LLMGATE_AUTH__SHARED_FILES=true."
+            )
         body = context.body.data
         withhold = False
         is_upload = False
@@ -179,6 +218,16 @@ async def upload(
         if chunk:
             yield chunk
     watch.arm()
+
+
+def keeps_state(route: Route) -> bool:
+    """Tell whether a route reaches what earlier calls left at the provider.
+
+    On `/providers/{id}/*` everything may that is no known one-off call.
+    """
+    if route.provider is not None:
+        return route.format is None or route.format in STATEFUL
+    return route.format in STATEFUL
 
 
 def _model_name(named: Any) -> str:

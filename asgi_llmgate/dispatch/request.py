@@ -108,7 +108,9 @@ def body_for(
     The caller's own bytes go out unless something in them has to change.
     """
     changes: dict[str, Any] = {}
-    if "model" in request and target.model is not None and request["model"] != target.model:
+    # Where the path names the model, what a body may say beside it is the provider's business.
+    names_model = context.route.model is None and "model" in request
+    if names_model and target.model is not None and request["model"] != target.model:
         changes["model"] = target.model
     withhold = False
     if is_stream and context.route.format in USAGE_ON_REQUEST:

@@ -239,6 +239,26 @@ async def test_nobody_gets_a_pooled_key_without_a_gateway_key(
     assert upstream.requests == []
 
 
+async def test_tenants_do_not_share_the_files_of_a_pooled_key(
+    make_gate: MakeGate, upstream: StubUpstream
+) -> None:
+    gate = make_gate(keys="a:lg_a,b:lg_b", providers={"openai": {"api_key": "sk-pooled"}})
+
+    listed = await call(gate, b"", path="/v1/files", method="GET", key="lg_a")
+    passed = await call(gate, b"", path="/providers/openai/v1/x", method="GET", key="lg_a")
+    own = await call(
+        gate,
+        b"",
+        path="/v1/files",
+        method="GET",
+        headers={"LLMGate-Auth": "lg_a", "authorization": "Bearer sk-x"},
+    )
+
+    assert (listed.status, passed.status) == (403, 403)
+    assert own.status == 200
+    assert len(upstream.requests) == 1
+
+
 async def test_no_connection_is_a_502_in_the_callers_dialect(
     make_gate: MakeGate, upstream: StubUpstream, log: MemoryLogSink
 ) -> None:
