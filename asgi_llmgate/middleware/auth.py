@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 import os
-import traceback
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
@@ -13,7 +10,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.credentials import (
-    BYOK_PREFIX,
     Credentials,
     StaticKeys,
     byok_tenant,
@@ -21,25 +17,16 @@ from asgi_llmgate.core.credentials import (
     has_gateway_prefix,
     home_of,
     looks_like_jwt,
-    without_credentials,
 )
 from asgi_llmgate.core.derive import Label, derive
 from asgi_llmgate.core.routes import find_route
-from asgi_llmgate.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    ForbiddenError,
-    GatewayError,
-    InvalidRequestError,
-    OverloadedError,
-)
+from asgi_llmgate.errors import AuthenticationError, ConfigurationError, InvalidRequestError
 from asgi_llmgate.middleware._base import GatewayMiddleware
+from asgi_llmgate.middleware._login import HostLogin
 from asgi_llmgate.protocols import Authenticate
 from asgi_llmgate.types import CallerKey, Dialect, Principal, PrincipalKind, Route, Secret
 
 __all__ = ["AuthMiddleware"]
-
-logger = logging.getLogger("asgi_llmgate.auth")
 
 _USUAL_HEADER = {
     Dialect.OPENAI: "Authorization: Bearer …",
@@ -103,16 +90,11 @@ class AuthMiddleware(GatewayMiddleware):
             raise ConfigurationError(
                 f"AuthMiddleware: {error}.\nHINT: see `keys=` and `secret=` in docs/auth.md."
             ) from None
-        if authenticate is None:
-            self._logins: tuple[Authenticate, ...] = ()
-        else:
-            self._logins = (
-                tuple(authenticate) if isinstance(authenticate, Sequence) else (authenticate,)
-            )
-        self.is_required = mode == "required" or (
-            mode == "auto" and bool(self._keys or self._logins)
-        )
-        self._origins = frozenset(_origin(origin) for origin in allowed_origins)
+        logins = authenticate if isinstance(authenticate, Sequence) else [authenticate]
+        logins = [login for login in logins if login is not None]
+        self._login = HostLogin(logins, allowed_origins) if logins else None
+        has_ways_in = bool(self._keys or logins)
+        self.is_required = mode == "required" or (mode == "auto" and has_ways_in)
         self._login_headers = frozenset(name.lower().encode() for name in login_headers)
 
     async def handle(
@@ -148,13 +130,12 @@ class AuthMiddleware(GatewayMiddleware):
             # Helicone's users need only change the host: their key for it means nothing here.
             context.warn("Helicone-Auth is not a key of this gateway and was ignored")
 
-        if self._logins:
-            principal, used_key = await self._log_in(scope, ours, found)
+        if self._login is not None:
+            principal, used_key = await self._login.find(scope, ours, found)
             if principal is not None:
-                self._check_site(principal, context)
-                return principal, None if used_key else _not_login(
-                    _only(theirs), principal, context
-                )
+                self._login.check_site(principal, context.headers)
+                key = None if used_key else _only(theirs)
+                return principal, _unless_login(key, principal, context)
 
         if (key := _only(ours)) is not None:
             principal = self._keys.find(key.key.reveal())
@@ -174,69 +155,9 @@ class AuthMiddleware(GatewayMiddleware):
         text = key.key.reveal()
         return has_gateway_prefix(text) or self._keys.find(text) is not None
 
-    async def _log_in(
-        self, scope: Scope, ours: list[CallerKey], found: Credentials
-    ) -> tuple[Principal | None, bool]:
-        """Ask the host; tell also whether its login was one of the keys in `found`.
-
-        What authenticated here is never sent upstream. So the host is asked first without those
-        keys: a login it still finds needs none of them. Keys of this gateway it never sees.
-        """
-        keys = (*found.own, *found.others)
-        if not keys:
-            return await self._ask(scope), False
-        has_theirs = len(keys) > len(ours)
-        try:
-            principal = await self._ask(_hidden(scope, {key.header for key in keys}))
-        except AuthenticationError:
-            if not has_theirs:
-                raise
-            principal = None  # It may be about what was hidden, so the next answer counts.
-        if principal is not None or not has_theirs:
-            return principal, False
-        return await self._ask(_hidden(scope, {key.header for key in ours})), True
-
-    async def _ask(self, scope: Scope) -> Principal | None:
-        # Imported here, for it brings form parsers and takes longer to import than all of ours.
-        from starlette.requests import HTTPConnection
-
-        for login in self._logins:
-            try:
-                answer = login(HTTPConnection(scope))
-                if answer is not None and not isinstance(answer, Principal):
-                    answer = await answer if inspect.isawaitable(answer) else answer
-            except GatewayError:
-                raise
-            except Exception as error:  # noqa: BLE001  # whatever it is, nobody is let in
-                # Fails closed. The text of a foreign exception may hold the very key, so it is
-                # neither shown nor logged; where it was raised is.
-                where = "".join(traceback.format_tb(error.__traceback__))
-                logger.error("authenticate= raised %s:\n%s", type(error).__qualname__, where)
-                raise _unavailable() from None
-            if answer is None:
-                continue
-            if not isinstance(answer, Principal) or _is_foreign_byok(answer):
-                logger.error("authenticate= returned no proper Principal: %s", type(answer))
-                raise _unavailable()
-            return answer
-        return None
-
-    def _check_site(self, principal: Principal, context: GatewayContext) -> None:
-        """Refuse pages of other sites: a browser sends its cookies along with their requests."""
-        if not principal.from_cookie:
-            return
-        if context.headers.get(b"sec-fetch-site") in (b"same-origin", b"none"):
-            return
-        if context.headers.get(b"origin", b"").lower() in self._origins:
-            return
-        raise ForbiddenError(
-            "A login by cookie works from pages of the same origin only. Send a gateway key, or "
-            "have the operator allow this Origin."
-        )
-
     def _remedy(self, context: GatewayContext, *, sent_key: bool) -> str:
         header = _USUAL_HEADER[context.route.dialect]
-        login = " or log in to the application it belongs to" if self._logins else ""
+        login = " or log in to the application it belongs to" if self._login else ""
         if sent_key:
             return (
                 "The key that was sent is not a key of this gateway. Send one in LLMGate-Auth "
@@ -276,7 +197,7 @@ def _only(keys: list[CallerKey]) -> CallerKey | None:
     return keys[0]
 
 
-def _not_login(
+def _unless_login(
     key: CallerKey | None, principal: Principal, context: GatewayContext
 ) -> CallerKey | None:
     """Return `key` unless it looks like the token by which the host logged `principal` in.
@@ -292,32 +213,6 @@ def _not_login(
         context.warn("Authorization held the token of a login and was not sent to the provider")
         return None
     return key
-
-
-def _hidden(scope: Scope, names: Collection[bytes]) -> Scope:
-    if not names:
-        return scope
-    headers, query = without_credentials(scope["headers"], scope.get("query_string", b""), names)
-    return {**scope, "headers": headers, "query_string": query}
-
-
-def _is_foreign_byok(principal: Principal) -> bool:
-    return principal.tenant.startswith(BYOK_PREFIX)
-
-
-def _unavailable() -> OverloadedError:
-    return OverloadedError("Authentication is unavailable. Try again later.", retry_after_s=1)
-
-
-def _origin(text: str) -> bytes:
-    origin = text.strip().lower().rstrip("/")
-    if not origin.startswith(("https://", "http://")) or origin.count("/") != 2:
-        raise ConfigurationError(
-            f"AuthMiddleware: {text!r} is not an origin.\n"
-            "HINT: write scheme, host and port as browsers do: https://app.example.com. A "
-            "wildcard would let every site use the logins of its visitors."
-        )
-    return origin.encode()
 
 
 def _loosened(path: str) -> str:

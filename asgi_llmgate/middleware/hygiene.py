@@ -14,10 +14,10 @@ from asgi_llmgate.core.hygiene import (
     check_headers,
     check_host,
     check_method,
-    check_path,
     is_upload,
     too_large,
 )
+from asgi_llmgate.core.hygiene_path import check_path
 from asgi_llmgate.errors import BodyTooLargeError, GatewayError, InvalidRequestError
 
 __all__ = ["HygieneMiddleware"]
