@@ -57,7 +57,8 @@ def _decoded(text: str) -> bytes:
         key = bytes.fromhex(text)
     except ValueError:
         try:
-            key = base64.b64decode(text.replace("-", "+").replace("_", "/") + "==")
+            standard = text.rstrip("=").replace("-", "+").replace("_", "/")
+            key = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
         except (binascii.Error, ValueError):
             pass
     if len(key) < MIN_SECRET_BYTES or len(set(key)) < MIN_SECRET_BYTES // 4:

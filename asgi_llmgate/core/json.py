@@ -20,8 +20,8 @@ class JSONError(ValueError):
 def loads(text: bytes | bytearray | memoryview | str) -> Any:
     """Decode JSON.
 
-    orjson refuses what Python's decoder takes (lone surrogates, NaN) and turns integers of more
-    than 64 bits into floats, so what it refuses is tried again with Python's.
+    What orjson refuses and Python's decoder takes (lone surrogates, NaN) is tried again with
+    Python's. Integers of more than 64 bits become floats, as they do in JavaScript.
 
     Raises:
         JSONError: not JSON, or nested too deeply.
