@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from asgi_llmgate.types import CallRecord
 from bench.payloads import CHAT_PATH
 
-__all__ = ["Call", "call", "null_app"]
+__all__ = ["Call", "NoLog", "call", "null_app"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +95,18 @@ async def null_app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer at once, reading nothing."""
     await send(_NULL_START)
     await send(_NULL_BODY)
+
+
+class NoLog:
+    """A sink that keeps nothing."""
+
+    dropped = 0
+
+    def write(self, record: CallRecord, /) -> None:
+        pass
+
+    async def flush(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from asgi_llmgate.core.answer import answer_bytes
 from asgi_llmgate.core.estimate import FAMILIES, PromptSize, family_of, prompt_size
@@ -54,7 +54,7 @@ class Sample:
 
 def samples(folder: Path) -> Iterator[Sample]:
     for path in sorted(folder.glob("exchanges/*.jsonl")):
-        for line in path.open():
+        for line in path.read_text().splitlines():
             exchange = json.loads(line)
             wire_format = FORMATS.get(exchange["format"])
             response = exchange["response"]
@@ -93,17 +93,68 @@ def _sample(exchange: Any, wire_format: str, response: Any) -> Sample | None:
     )
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Of relative errors: 0.1 is 10 % off, above or below."""
+
+    calls: int
+    median: float
+    p90: float
+
+    def __str__(self) -> str:
+        return f"{self.calls:5} {self.median:7.0%} {self.p90:5.0%}"
+
+
+class Row(NamedTuple):
+    input: Spread
+    output: Spread
+
+
+def report(folder: Path) -> dict[str, Row]:
+    """Return how far the constants of `core/estimate.py` are off, by family."""
+    found = list(samples(folder))
+    rows = {}
+    for name, family in FAMILIES.items():
+        constants = (
+            family.text_bytes,
+            family.schema_bytes,
+            family.request_tokens,
+            family.tools_tokens,
+        )
+        rows[name] = Row(
+            spread([off(guess(s.size, *constants), s.input_tokens) for s in plain(found, name)]),
+            spread(
+                [
+                    off(s.output_bytes / family.output_bytes, s.written_tokens)
+                    for s in written(found, name)
+                ]
+            ),
+        )
+    return rows
+
+
+def plain(found: list[Sample], family: str) -> list[Sample]:
+    return [s for s in found if s.family == family and s.is_plain and s.input_tokens]
+
+
+def written(found: list[Sample], family: str) -> list[Sample]:
+    """Return answers of some length: what breaks off is mostly prose, not a short tool call."""
+    return [
+        s for s in found if s.family == family and s.output_bytes >= 100 and s.written_tokens >= 10
+    ]
+
+
 def descend(
-    start: Sequence[float], grids: Sequence[Sequence[float]], loss: Callable[..., float]
+    start: Sequence[float], grids: Sequence[Sequence[float]], loss: Callable[[list[float]], float]
 ) -> list[float]:
-    best, best_loss = list(start), loss(*start)
+    best, best_loss = list(start), loss(list(start))
     improved = True
     while improved:
         improved = False
         for index, grid in enumerate(grids):
             for value in grid:
                 tried = [*best[:index], value, *best[index + 1 :]]
-                if (tried_loss := loss(*tried)) < best_loss - 1e-9:
+                if (tried_loss := loss(tried)) < best_loss - 1e-9:
                     best, best_loss, improved = tried, tried_loss, True
     return best
 
@@ -117,51 +168,39 @@ def guess(size: PromptSize, text: float, schema: float, request: float, tools: f
     return tokens + (tools if size.has_tools else 0)
 
 
-def spread(errors: list[float]) -> str:
-    if len(errors) < 2:
-        return f"{len(errors):5}    -      -"
+def spread(errors: list[float]) -> Spread:
     p90 = statistics.quantiles(errors, n=10, method="inclusive")[-1]
-    return f"{len(errors):5}  {statistics.median(errors):5.0%}  {p90:5.0%}"
+    return Spread(len(errors), statistics.median(errors), p90)
+
+
+def fit(found: list[Sample], family: str) -> list[float]:
+    """Return bytes per token of text and schema, tokens per request and tools, bytes of output."""
+    ratios = [n / 10 for n in range(20, 121)]
+    prompts, answers = plain(found, family), written(found, family)
+
+    def input_loss(constants: list[float]) -> float:
+        return statistics.fmean(
+            min(1, off(guess(s.size, *constants), s.input_tokens)) for s in prompts
+        )
+
+    def output_loss(ratio: list[float]) -> float:
+        return statistics.fmean(
+            min(1, off(s.output_bytes / ratio[0], s.written_tokens)) for s in answers
+        )
+
+    # No tokenizer makes less than 3 or more than 5 bytes of prose a token.
+    grids = (ratios[10:31], ratios, range(41), range(0, 601, 5))
+    return descend((4, 4, 8, 50), grids, input_loss) + descend((4,), (ratios,), output_loss)
 
 
 def main(folder: Path) -> None:
     found = list(samples(folder))
-    ratios = [n / 10 for n in range(20, 121)]
-    long_errors: list[float] = []
-    print("family   constants (text, schema, request, tools, output) | input | output")
+    print("fitted: text, schema, request, tools, output")
     for family in FAMILIES:
-        plain = [s for s in found if s.family == family and s.is_plain and s.input_tokens]
-
-        def input_loss(*constants: float, plain: list[Sample] = plain) -> float:
-            return statistics.fmean(
-                min(1, off(guess(s.size, *constants), s.input_tokens)) for s in plain
-            )
-
-        constants = descend(
-            (4, 4, 8, 50), (ratios[10:31], ratios, range(41), range(0, 601, 5)), input_loss
-        )
-        input_errors = [off(guess(s.size, *constants), s.input_tokens) for s in plain]
-        long_errors += [
-            error for error, s in zip(input_errors, plain, strict=True) if s.input_tokens > 1000
-        ]
-        # Tool calls cost far more tokens than their text; what breaks off is mostly prose.
-        written = [
-            s
-            for s in found
-            if s.family == family and s.output_bytes >= 100 and s.written_tokens >= 10
-        ]
-
-        def output_loss(ratio: float, written: list[Sample] = written) -> float:
-            return statistics.fmean(
-                min(1, off(s.output_bytes / ratio, s.written_tokens)) for s in written
-            )
-
-        (output,) = descend((4,), (ratios,), output_loss)
-        output_errors = [off(s.output_bytes / output, s.written_tokens) for s in written]
-        print(
-            f"{family:8} {[*constants, output]} | {spread(input_errors)} | {spread(output_errors)}"
-        )
-    print(f"inputs over 1,000 tokens: {spread(long_errors)}")
+        print(f"{family:8} {fit(found, family)}")
+    print("\nin use       input: calls, median, p90    output: calls, median, p90")
+    for family, row in report(folder).items():
+        print(f"{family:8} {row.input!s:>28} {row.output!s:>28}")
 
 
 if __name__ == "__main__":

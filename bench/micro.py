@@ -26,8 +26,8 @@ from asgi_llmgate.middleware.auth import AuthMiddleware
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
 from asgi_llmgate.middleware.tagging import TaggingMiddleware
-from asgi_llmgate.types import CallRecord, Usage
-from bench.driver import Call, call, null_app
+from asgi_llmgate.types import Usage
+from bench.driver import Call, NoLog, call, null_app
 from bench.memory_upstream import MemoryUpstream
 from bench.payloads import MODEL, chat_request
 from bench.report import micro_table
@@ -67,21 +67,6 @@ async def metered(scope: Scope, receive: Receive, send: Send) -> None:
     context.metered = context.complete = True
     context.target_provider, context.target_model, context.usage = "openai", MODEL, USAGE
     await null_app(scope, receive, send)
-
-
-class NoLog:
-    """A sink that keeps nothing."""
-
-    dropped = 0
-
-    def write(self, record: CallRecord, /) -> None:
-        pass
-
-    async def flush(self) -> None:
-        pass
-
-    async def aclose(self) -> None:
-        pass
 
 
 async def us_per_call(apps: Mapping[str, ASGIApp], *, calls: int, rounds: int) -> dict[str, float]:

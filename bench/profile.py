@@ -1,12 +1,15 @@
-"""Profile the hot path in this process: the app, without a server, over a provider in memory.
+"""Profile the hot path in this process: the app without a server.
 
-    python -m bench.profile                       the default app, a JSON answer
+    python -m bench.profile                       the default app, a JSON answer from memory
     python -m bench.profile --stack slice         without auth and tagging
     python -m bench.profile --chunks 200          a stream of 200 chunks
+    python -m bench.profile --log none            without the journal and its thread
+    python -m bench.profile --provider nginx      over the real client and a real socket
     python -m bench.profile --sort cumulative --top 60 --output /tmp/gateway.prof
 
 First the µs per call without a profiler, which is what counts; then where they go. cProfile
-makes small functions look dearer than they are: trust it for order, not for size.
+makes small functions look dearer than they are: trust it for order, not for size. What is
+counted is the time of the event loop's thread; "all threads" adds the journal's and the client's.
 """
 
 from __future__ import annotations
@@ -18,64 +21,92 @@ import gc
 import pstats
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvloop
 from starlette.types import ASGIApp
 
 from asgi_llmgate.assemble import journal_of, prices_of
-from bench.driver import Call, call
+from asgi_llmgate.protocols import LogSink
+from asgi_llmgate.upstream.make import make_upstream
+from bench.driver import Call, NoLog, call
 from bench.memory_upstream import MemoryUpstream
-from bench.payloads import chat_request
+from bench.payloads import CHAT_PATH, chat_request
+from bench.servers import LOAD_CORES, Server, free_port
 from bench.stacks import bench_settings, full_stack, slice_stack
-from bench.subjects import GATEWAY_KEY
+from bench.subjects import GATEWAY_KEY, nginx
 
 __all__ = ["main"]
 
 ROUNDS = 7
 
 
-async def run(arguments: argparse.Namespace, folder: Path) -> cProfile.Profile:
-    settings = bench_settings(folder)
-    upstream = MemoryUpstream(chunks=arguments.chunks)
+async def calls_of(app: ASGIApp, request: Call, calls: int, at_once: int) -> None:
+    async def some() -> None:
+        for _ in range(calls // at_once):
+            await call(app, request)
+
+    await asyncio.gather(*(some() for _ in range(at_once)))
+
+
+async def run(arguments: argparse.Namespace, folder: Path, provider: str) -> cProfile.Profile:
+    settings = bench_settings(folder, provider)
+    on_wire = arguments.provider == "nginx"
+    memory = MemoryUpstream(chunks=arguments.chunks)
+    upstream = make_upstream(settings.upstream.client) if on_wire else memory
     price = prices_of(settings)
-    journal = journal_of(settings, price)
+    log: LogSink = NoLog() if arguments.log == "none" else journal_of(settings, price)
     app: ASGIApp
     if arguments.stack == "slice":
-        app = slice_stack(settings, upstream=upstream, log=journal, price=price)
+        app = slice_stack(settings, upstream=upstream, log=log, price=price)
     else:
-        app = full_stack(settings, upstream=upstream, log=journal)
+        app = full_stack(settings, upstream=upstream, log=log)
     body = chat_request(is_stream=arguments.chunks > 0)
     request = Call(body, [(b"authorization", f"Bearer {GATEWAY_KEY}".encode())])
     calls: int = arguments.calls
+    at_once: int = arguments.at_once
     try:
         status, messages, size = await call(app, request)
         print(f"answer: status {status}, {messages} body messages, {size} bytes")
         if status != 200:
             raise SystemExit("the app does not answer with 200; nothing to profile")
-        times: list[float] = []
+        loop_us: list[float] = []
+        all_us: list[float] = []
         for _ in range(ROUNDS):
-            await asyncio.sleep(0.25)  # the journal's thread writes what is queued
             gc.collect()
-            began = time.thread_time_ns()
-            for _ in range(calls):
-                await call(app, request)
-            times.append((time.thread_time_ns() - began) / 1e3 / calls)
-        each = f", {min(times) / arguments.chunks:.2f} µs per chunk" if arguments.chunks else ""
-        print(
-            f"{min(times):.1f} µs CPU per call{each} "
-            f"(least of {ROUNDS} rounds of {calls}; worst {max(times):.1f})"
-        )
+            loop_ns, all_ns = time.thread_time_ns(), time.process_time_ns()
+            await calls_of(app, request, calls, at_once)
+            loop_us.append((time.thread_time_ns() - loop_ns) / 1e3 / calls)
+            await log.flush()
+            all_us.append((time.process_time_ns() - all_ns) / 1e3 / calls)
+        print(f"{min(loop_us):.1f} µs CPU per call on the loop, {min(all_us):.1f} in all threads")
+        print(f"(least of {ROUNDS} rounds of {calls} calls, {at_once} at once)")
+        if arguments.chunks:
+            print(f"{min(loop_us) / arguments.chunks:.2f} µs per chunk, the call's own share in it")
         profile = cProfile.Profile()
         profile.enable()
-        for _ in range(calls):
-            await call(app, request)
+        await calls_of(app, request, calls, at_once)
         profile.disable()
-        print(f"dropped records: {journal.dropped}")
+        print(f"dropped records: {log.dropped}")
         return profile
     finally:
-        await journal.aclose()
+        await upstream.aclose()
+        await log.aclose()
+
+
+@contextmanager
+def provider_for(kind: str, folder: Path) -> Iterator[str]:
+    """Yield the address of a provider that answers JSON; of none for `memory`."""
+    if kind == "memory":
+        yield "http://127.0.0.1:9"
+        return
+    port = free_port()
+    launch = nginx(port, "", folder)
+    with Server(launch.argv, port=port, log=folder / "nginx.log", cores=LOAD_CORES) as server:
+        server.wait_until_answering(CHAT_PATH, b"{}", {})
+        yield f"http://127.0.0.1:{port}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -85,16 +116,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--stack", choices=("gateway", "slice"), default="gateway")
-    parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--log", choices=("journal", "none"), default="journal")
+    parser.add_argument("--provider", choices=("memory", "nginx"), default="memory")
+    parser.add_argument("--calls", type=int, help="per round; default 2000 JSON, 20000 chunks")
+    parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--chunks", type=int, default=0, help="stream so many; 0 answers JSON")
     parser.add_argument("--sort", default="tottime", help="as pstats: tottime, cumulative, ncalls")
     parser.add_argument("--top", type=int, default=40)
     parser.add_argument("--output", type=Path, help="for snakeviz and the like")
     arguments = parser.parse_args(argv)
-    if arguments.chunks and arguments.calls == 2000:
-        arguments.calls = max(20, 20_000 // arguments.chunks)
-    with tempfile.TemporaryDirectory(prefix="llmgate-profile-") as folder:
-        profile = uvloop.run(run(arguments, Path(folder)))
+    if arguments.chunks and arguments.provider != "memory":
+        parser.error("streams come from memory only")
+    if arguments.calls is None:
+        arguments.calls = max(20, 20_000 // arguments.chunks) if arguments.chunks else 2000
+    arguments.calls -= arguments.calls % arguments.at_once
+    with tempfile.TemporaryDirectory(prefix="llmgate-profile-") as name:
+        folder = Path(name)
+        with provider_for(arguments.provider, folder) as provider:
+            profile = uvloop.run(run(arguments, folder / "state", provider))
     if arguments.output:
         profile.dump_stats(arguments.output)
     stats = pstats.Stats(profile)

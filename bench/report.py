@@ -8,14 +8,21 @@ from statistics import median
 from typing import Any
 
 from bench.budgets import BUDGETS, Samples, judge
+from bench.streams import CUT_WAIT_S
 from bench.subjects import SUBJECTS
 
-__all__ = ["budget_table", "micro_table", "subject_table"]
+__all__ = ["budget_table", "micro_table", "replace_figures", "report", "subject_table"]
+
+FIGURES_BEGIN = "<!-- figures: written by `python -m bench --docs` -->"
+FIGURES_END = "<!-- end of figures -->"
+
+VERSIONS = ("python", "uvicorn", "httptools", "uvloop", "pyreqwest", "node")
 
 # Metric, heading, format. All are medians over the rounds.
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("rps", "req/s, 32 conn.", ",.0f"),
     ("cpu_ms", "CPU ms/call", ".3f"),
+    ("loop_ms", "on the loop", ".3f"),
     ("core_share", "core used", ".0%"),
     ("p50_ms", "p50 ms, 1 conn.", ".3f"),
     ("p99_ms", "p99 ms, 1 conn.", ".2f"),
@@ -27,6 +34,38 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("rss_loaded_mb", "RSS loaded MB", ".0f"),
     ("cold_start_s", "cold start s", ".2f"),
 )
+
+
+def report(result: Mapping[str, Any]) -> str:
+    """Return all tables of a result, as it stands in its JSON file."""
+    machine, effort = result["machine"], result["effort"]
+    versions = ", ".join(f"{name} {machine[name]}" for name in VERSIONS)
+    parts = [
+        (
+            f"{machine['at'][:10]}, commit {machine['commit']}: {machine['cores']} cores "
+            f"({machine['cpu']}), Linux {machine['kernel']}, load average "
+            f"{machine['load_average_1min']:.1f} before the run; {versions}. Medians of "
+            f"{effort['rounds']} rounds."
+        ),
+        subject_table(result["samples"]),
+        budget_table(result["samples"]),
+    ]
+    if result["micro_us"]:
+        parts.append(micro_table(result["micro_us"]))
+    return "\n\n".join(parts)
+
+
+def replace_figures(page: str, figures: str) -> str:
+    """Return `page` with `figures` between its two marks.
+
+    Raises:
+        ValueError: a mark is missing.
+    """
+    before, begin, rest = page.partition(FIGURES_BEGIN)
+    _, end, after = rest.partition(FIGURES_END)
+    if not begin or not end:
+        raise ValueError(f"the page needs the marks {FIGURES_BEGIN} and {FIGURES_END}")
+    return f"{before}{begin}\n\n{figures}\n\n{end}{after}"
 
 
 def subject_table(samples: Samples) -> str:
@@ -41,7 +80,7 @@ def subject_table(samples: Samples) -> str:
             if name not in ("direct", "hello", "relay"):
                 pairs = zip(own.get(metric, ()), base, strict=False)
                 own[f"added_{metric}"] = [ours - theirs for ours, theirs in pairs]
-        cells = [_cell(own.get(metric, ()), style) for metric, _, style in COLUMNS]
+        cells = [_cell(metric, own.get(metric, ()), style) for metric, _, style in COLUMNS]
         rows.append([subject.title, *cells])
     return _table(["", *(heading for _, heading, _ in COLUMNS)], rows)
 
@@ -75,8 +114,12 @@ def micro_table(costs: Mapping[str, float]) -> str:
     return _table(["part", "own µs"], [[name, f"{cost:.1f}"] for name, cost in costs.items()])
 
 
-def _cell(values: Sequence[float], style: str) -> str:
-    return format(median(values), style) if values else "-"
+def _cell(metric: str, values: Sequence[float], style: str) -> str:
+    if not values:
+        return "-"
+    if metric == "cut_p99_ms" and median(values) >= CUT_WAIT_S * 1e3:
+        return "not at all"
+    return format(median(values), style)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

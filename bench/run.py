@@ -24,9 +24,9 @@ import uvloop
 from bench.load import wrk
 from bench.machine import describe
 from bench.payloads import ANSWER, CHAT_PATH, chat_request
-from bench.report import budget_table, micro_table, subject_table
+from bench.report import replace_figures, report
 from bench.servers import LOAD_CORES, Server, free_port
-from bench.streams import Pace, StreamProvider, leave, read_streams
+from bench.streams import CUT_WAIT_S, Pace, StreamProvider, leave, read_streams
 from bench.subjects import ROOT, SUBJECTS, Subject, nginx
 
 __all__ = ["main"]
@@ -39,8 +39,6 @@ PROXY_VARIABLES = ("http_proxy", "all_proxy")
 STREAMS = 4
 SPACING_S = 0.005
 
-# A caller who left and is not noticed within this is counted with it.
-CUT_WAIT_S = 1.0
 # Enough to say that it never happens; each costs CUT_WAIT_S.
 CUT_GIVE_UP_AFTER = 3
 
@@ -98,11 +96,13 @@ class Run:
         body, headers = chat_request(), subject.headers(provider)
         effort, folder = self.effort, self.folder
         await wrk(url, body, headers, connections=32, seconds=0.5, folder=folder)  # warms up
-        cpu_s, began = server.cpu_s(), time.perf_counter()
+        cpu_s, loop_s, began = server.cpu_s(), server.main_thread_cpu_s(), time.perf_counter()
         load = await wrk(url, body, headers, connections=32, seconds=effort.busy_s, folder=folder)
         cpu_s, wall_s = server.cpu_s() - cpu_s, time.perf_counter() - began
+        loop_s = server.main_thread_cpu_s() - loop_s
         self.note(subject, "rps", load.per_second)
         self.note(subject, "cpu_ms", cpu_s * 1e3 / load.requests)
+        self.note(subject, "loop_ms", loop_s * 1e3 / load.requests)
         self.note(subject, "core_share", cpu_s / wall_s)
         load = await wrk(url, body, headers, connections=1, seconds=effort.single_s, folder=folder)
         self.note(subject, "p50_ms", load.p50_us / 1e3)
@@ -154,7 +154,7 @@ class Run:
         times: list[float] = []
         unnoticed = 0
         for _ in range(self.effort.cuts):
-            took_ms = await leave(server.port, body, headers, provider, wait_s=CUT_WAIT_S)
+            took_ms = await leave(server.port, body, headers, provider)
             unnoticed += took_ms is None
             times.append(CUT_WAIT_S * 1e3 if took_ms is None else took_ms)
             if unnoticed == CUT_GIVE_UP_AFTER:
@@ -261,6 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="default: bench/results/DATE.json"
     )
+    parser.add_argument("--docs", action="store_true", help="put the tables into the docs")
     arguments = parser.parse_args(argv)
     missing = [program for program in ("nginx", "wrk") if shutil.which(program) is None]
     if missing:
@@ -302,11 +303,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     target: Path = arguments.json or ROOT / "bench" / "results" / f"{now:%Y-%m-%dT%H%M}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
-    print(subject_table(run.samples))
-    print()
-    print(budget_table(run.samples))
-    if costs:
-        print()
-        print(micro_table(costs))
+    tables = report(result)
+    print(tables)
+    if arguments.docs:
+        page = ROOT / "docs" / "performance.md"
+        page.write_text(replace_figures(page.read_text(), tables))
     say(f"written to {target}")
     return 0

@@ -138,6 +138,11 @@ class Server:
                 total += time.clock_gettime((~pid << 3) | 2)
         return total
 
+    def main_thread_cpu_s(self) -> float:
+        """Return the CPU seconds of the first thread, where the event loop runs."""
+        run_ns = Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text().split()[0]
+        return int(run_ns) / 1e9
+
     def rss_mb(self) -> float:
         """Return the resident memory of the process and its children, in 10^6 bytes."""
         pages = 0

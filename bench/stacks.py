@@ -29,12 +29,10 @@ __all__ = ["bench_settings", "full_stack", "slice_app", "slice_stack"]
 SOMEBODY = Principal("bench", PrincipalKind.KEY, "bench")
 
 
-def bench_settings(folder: Path) -> Settings:
+def bench_settings(folder: Path, provider: str = "http://127.0.0.1:9") -> Settings:
     """Return settings with one gateway key and one pooled key, and state in `folder`."""
-    provider = {"base_url": "http://127.0.0.1:9/v1", "api_key": PROVIDER_KEY}
-    return load_settings(
-        data_dir=folder, keys=f"bench:{GATEWAY_KEY}", providers={"openai": provider}
-    )
+    openai = {"base_url": f"{provider}/v1", "api_key": PROVIDER_KEY}
+    return load_settings(data_dir=folder, keys=f"bench:{GATEWAY_KEY}", providers={"openai": openai})
 
 
 def full_stack(

@@ -14,7 +14,10 @@ from typing import Self, cast
 
 from bench.payloads import CHAT_PATH, stream_chunk, stream_end
 
-__all__ = ["Caller", "Pace", "StreamProvider", "leave", "read_streams"]
+__all__ = ["CUT_WAIT_S", "Caller", "Pace", "StreamProvider", "leave", "read_streams"]
+
+# A caller who left and is not noticed within this is not noticed at all.
+CUT_WAIT_S = 1.0
 
 _HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
@@ -193,11 +196,11 @@ async def read_streams(
 
 
 async def leave(
-    port: int, body: bytes, headers: Mapping[str, str], provider: StreamProvider, *, wait_s: float
+    port: int, body: bytes, headers: Mapping[str, str], provider: StreamProvider
 ) -> float | None:
     """Open a stream, leave after its first event, return the ms until the provider was cut off.
 
-    None means that it was not within `wait_s`.
+    None means that it was not within `CUT_WAIT_S`.
     """
     while not provider.cut_at_ns.empty():
         provider.cut_at_ns.get_nowait()
@@ -207,7 +210,7 @@ async def leave(
     left_at_ns = time.perf_counter_ns()
     caller.transport.close()
     try:
-        async with asyncio.timeout(wait_s):
+        async with asyncio.timeout(CUT_WAIT_S):
             cut_at_ns = await provider.cut_at_ns.get()
     except TimeoutError:
         provider.drop()
