@@ -38,7 +38,9 @@ from asgi_llmgate.upstream.timer import (
     IDLE,
     POOL,
     WRITE,
+    Clock,
     TaskTimer,
+    clock_here,
     timed_out,
 )
 
@@ -69,12 +71,14 @@ class HttpxUpstream:
         self.max_connections = max_connections
         self.http2 = http2
         self.ca_file = ca_file
+        self._clock: Clock | None = None
         self._context: ssl.SSLContext | None = None
         self._made: dict[asyncio.AbstractEventLoop, Made] = {}
 
     async def open(self, request: UpstreamRequest, /) -> HttpxResponse:
         transport = self.transport or await self._own()
-        timer = TaskTimer(request.timeouts)
+        clock = self._clock = clock_here(self._clock)
+        timer = TaskTimer(clock, request.timeouts)
         failure: Exception | None = None
         try:
             sent = to_httpx(request, timer)

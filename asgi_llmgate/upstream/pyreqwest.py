@@ -39,7 +39,7 @@ from asgi_llmgate.upstream.pyreqwest_parts import (
     heeding,
     prepare,
 )
-from asgi_llmgate.upstream.timer import FIRST_BYTE, IDLE, TaskTimer
+from asgi_llmgate.upstream.timer import FIRST_BYTE, IDLE, Clock, TaskTimer, clock_here
 
 __all__ = ["PyreqwestUpstream"]
 
@@ -67,12 +67,14 @@ class PyreqwestUpstream:
         self.max_connections = max_connections
         self.http2 = http2
         self.ca_file = ca_file
+        self._clock: Clock | None = None
         self._clients: dict[tuple[float | None, float | None], Client] = {}
 
     async def open(self, request: UpstreamRequest, /) -> PyreqwestResponse:
         timeouts = request.timeouts
         call, upload = prepare(self._client(timeouts), request)
-        timer = TaskTimer(timeouts)
+        clock = self._clock = clock_here(self._clock)
+        timer = TaskTimer(clock, timeouts)
         if upload is not None:
             upload.body = timer.timed(upload.body)
         timer.begin(timeouts.first_byte_s, FIRST_BYTE)

@@ -1,10 +1,11 @@
-"""The timers of one call, on one `TimerHandle` of the event loop.
+"""The timers of all calls, on one timer of the event loop.
 
-A relayed stream waits for its provider thousands of times. `asyncio.timeout` would set and cancel
-a timer each time; here a wait only notes when it is due, and one handle per call looks whether
-that has passed. The handle sleeps for the shortest of the timers at most, so it always wakes
-before or exactly when a wait that began meanwhile is due: no timer fires late, and a call that is
-over sooner than its shortest timer sets one handle in all.
+A relayed stream waits for its provider thousands of times, and a timer of the loop, set and
+cancelled, costs microseconds: one per call would be a tenth of the call. So a wait only notes when
+it is due, and a `Clock` wakes now and then to look whether anything is. After each look it sleeps
+until the first thing that can be late by then: a wait that is under way, or one that begins at
+once, with the shortest limit of its call. So none is noticed late, and while all calls have the
+same limits, a new call never has to wind the clock.
 """
 
 from __future__ import annotations
@@ -16,7 +17,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from asgi_llmgate.errors import UpstreamTimeoutError
 from asgi_llmgate.protocols import Timeouts
 
-__all__ = ["CONNECT", "FIRST_BYTE", "IDLE", "POOL", "WRITE", "CallTimer", "TaskTimer", "timed_out"]
+__all__ = [
+    "CONNECT",
+    "FIRST_BYTE",
+    "IDLE",
+    "POOL",
+    "WRITE",
+    "CallTimer",
+    "Clock",
+    "TaskTimer",
+    "clock_here",
+    "timed_out",
+]
 
 CONNECT = "No connection to the provider within {:g} s."
 POOL = "No free connection to the provider within {:g} s."
@@ -33,6 +45,41 @@ def timed_out(message: str, limit_s: float | None) -> UpstreamTimeoutError:
     return UpstreamTimeoutError(message.format(limit_s))
 
 
+def clock_here(clock: Clock | None) -> Clock:
+    """Return `clock` if it is that of the running loop, else a new one."""
+    loop = asyncio.get_running_loop()
+    if clock is not None and clock.loop is loop:
+        return clock
+    return Clock(loop)
+
+
+class Clock:
+    """Looks after the timers of the calls of one event loop."""
+
+    __slots__ = ("_handle", "_wake", "loop", "time", "timers")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.time = loop.time
+        self.timers: set[CallTimer] = set()
+        self._handle: asyncio.TimerHandle | None = None
+        self._wake = math.inf
+
+    def wake_by(self, when: float) -> None:
+        """Look at the timers at `when`, or sooner."""
+        if when < self._wake:
+            if self._handle is not None:
+                self._handle.cancel()
+            self._wake = when
+            self._handle = self.loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        self._handle = None
+        self._wake = math.inf
+        now = self.time()
+        self.wake_by(min([timer.look(now) for timer in list(self.timers)], default=math.inf))
+
+
 class CallTimer:
     """Bounds what a call waits for: each wait by its own limit, all of it by `total_s`.
 
@@ -41,34 +88,40 @@ class CallTimer:
 
     __slots__ = (
         "_cancel",
+        "_clock",
         "_due",
-        "_handle",
         "_limit_s",
-        "_loop",
         "_message",
-        "_period_s",
+        "_shortest_s",
         "_total_due",
         "late",
         "timeouts",
     )
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, clock: Clock, timeouts: Timeouts) -> None:
         self.timeouts = timeouts
         self.late = False
         """A wait was cancelled because its time was up."""
+        self._clock = clock
         self._cancel: Callable[[], object] | None = None
-        self._due = math.inf
-        self._limit_s: float | None = None
-        self._message = TOTAL
-        self._loop = loop = asyncio.get_running_loop()
-        now = loop.time()
-        period = total = math.inf if timeouts.total_s is None else timeouts.total_s
-        for limit_s in (timeouts.first_byte_s, timeouts.idle_s, timeouts.write_s):
-            if limit_s is not None and limit_s < period:
-                period = limit_s
-        self._period_s = period
-        self._total_due = now + total
-        self._handle = None if period == math.inf else loop.call_at(now + period, self._look)
+        now = clock.time()
+        shortest = timeouts.total_s
+        if shortest is None:
+            shortest = math.inf
+        self._total_due = now + shortest
+        limit_s = timeouts.first_byte_s
+        if limit_s is not None and limit_s < shortest:
+            shortest = limit_s
+        limit_s = timeouts.idle_s
+        if limit_s is not None and limit_s < shortest:
+            shortest = limit_s
+        limit_s = timeouts.write_s
+        if limit_s is not None and limit_s < shortest:
+            shortest = limit_s
+        self._shortest_s = shortest
+        if shortest != math.inf:
+            clock.timers.add(self)
+            clock.wake_by(now + shortest)
 
     def wait(self, cancel: Callable[[], object], limit_s: float | None, message: str) -> None:
         """Begin a wait; `cancel` is called if it takes longer than `limit_s` or the total is over.
@@ -76,20 +129,21 @@ class CallTimer:
         Raises:
             UpstreamTimeoutError: the total is over already.
         """
-        now = self._loop.time()
-        if now + EARLY_S >= self._total_due:
+        now = self._clock.time()
+        due = total_due = self._total_due
+        if now + EARLY_S >= total_due:
             raise timed_out(TOTAL, self.timeouts.total_s)
-        self.limit(limit_s, message, now)
-        self._cancel = cancel
-
-    def limit(self, limit_s: float | None, message: str, now: float | None = None) -> None:
-        """Give the present wait another limit, counted from now."""
-        due = self._total_due
-        if limit_s is not None:
-            due = min(due, (self._loop.time() if now is None else now) + limit_s)
+        if limit_s is not None and (limit_due := now + limit_s) < total_due:
+            due = limit_due
         self._due = due
         self._limit_s = limit_s
         self._message = message
+        self._cancel = cancel
+
+    def limit(self, limit_s: float | None, message: str) -> None:
+        """Give the present wait another limit, counted from now."""
+        if self._cancel is not None:
+            self.wait(self._cancel, limit_s, message)
 
     def done(self) -> None:
         """End a wait."""
@@ -98,9 +152,7 @@ class CallTimer:
     def stop(self) -> None:
         """End everything."""
         self._cancel = None
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        self._clock.timers.discard(self)
 
     def error(self) -> UpstreamTimeoutError:
         """Return what to raise for the wait that was cancelled."""
@@ -108,17 +160,18 @@ class CallTimer:
             return timed_out(TOTAL, self.timeouts.total_s)
         return timed_out(self._message, self._limit_s)
 
-    def _look(self) -> None:
-        now = self._loop.time()
-        due = self._total_due if self._cancel is None else self._due
+    def look(self, now: float) -> float:
+        """Cancel a wait that is due; return when to look again."""
+        cancel = self._cancel
+        due = self._total_due if cancel is None else self._due
         if now + EARLY_S < due:
-            # A wait that begins after this is due in a period or later, or with the total.
-            wake = min(due, self._total_due, now + self._period_s)
-            self._handle = self._loop.call_at(wake, self._look)
-        elif self._cancel is not None:
+            return min(due, now + self._shortest_s)
+        self._clock.timers.discard(self)
+        if cancel is not None:
             self.late = True
-            self._cancel()
+            cancel()
         # Else the total is over and nobody waits: the next wait raises by itself.
+        return math.inf
 
 
 class TaskTimer(CallTimer):
@@ -129,14 +182,14 @@ class TaskTimer(CallTimer):
 
     __slots__ = ("_cancelled_before", "_task", "is_sending")
 
-    def __init__(self, timeouts: Timeouts) -> None:
-        super().__init__(timeouts)
+    def __init__(self, clock: Clock, timeouts: Timeouts) -> None:
+        super().__init__(clock, timeouts)
         self.is_sending = True
         """The head of the response is not there; until then `timed` sets the limits."""
 
     def begin(self, limit_s: float | None, message: str) -> None:
         """Begin a wait of the current task. Raises as `wait` does."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._clock.loop)
         assert task is not None
         self._task = task
         self._cancelled_before = task.cancelling()
