@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -74,13 +74,13 @@ def tail(
             _print_lines([clip(CALL_HEADER, _columns())])
         records, place = reader.tail(number, filters, bodies=as_json)
         _print_calls(records, as_json)
-        while follow:
-            try:
+        if not follow:
+            return
+        with suppress(KeyboardInterrupt):  # How one ends it; nothing went wrong.
+            while True:
                 time.sleep(FOLLOW_EVERY_S)
-            except KeyboardInterrupt:
-                return
-            records, place = reader.since(place, filters, bodies=as_json)
-            _print_calls(records, as_json)
+                records, place = reader.since(place, filters, bodies=as_json)
+                _print_calls(records, as_json)
 
 
 @app_logs.command()

@@ -41,6 +41,9 @@ DEFAULT_QUEUE_BYTES = 64 * 1024 * 1024
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 COMPLAIN_EVERY_S = 60.0
 
+# Longer than SQLite waits for another writer.
+LONGEST_ATTEMPT_S = 3.0
+
 
 class BatchingSink(ABC):
     """A `LogSink` that hands batches to `deliver` on a thread of its own.
@@ -55,6 +58,9 @@ class BatchingSink(ABC):
         price_late: Asked for the cost of records that have tokens but none.
         metrics: Counts every record, also those that are dropped.
     """
+
+    flush_timeout_s = 5.0
+    """How long `flush` waits for a disk that is busy or full."""
 
     def __init__(
         self,
@@ -134,8 +140,9 @@ class BatchingSink(ABC):
         if not await asyncio.to_thread(self.flush_blocking):
             raise BackendError(f"{self._name} cannot be written: {self._last_error or 'too slow'}")
 
-    def flush_blocking(self, timeout_s: float = 5.0) -> bool:
+    def flush_blocking(self, timeout_s: float | None = None) -> bool:
         """Do what `flush` does, without an event loop; False if it took too long."""
+        timeout_s = self.flush_timeout_s if timeout_s is None else timeout_s
         with self._settled_changed:
             target = self._accepted
             if self._settled >= target:
@@ -154,9 +161,8 @@ class BatchingSink(ABC):
             if self._closed:
                 return
             self._closed = True
-        self.flush_blocking(timeout_s)
-        self._giving_up = True
-        has_ended = self._flusher.stop(timeout_s)
+        self._giving_up = not self.flush_blocking(timeout_s)
+        has_ended = self._flusher.stop(LONGEST_ATTEMPT_S)
         if self.metrics is not None and (self._accepted or self.dropped):
             self.metrics.publish()
         if has_ended:  # Else the disk hangs, and the thread still holds what would be closed.
@@ -186,13 +192,13 @@ class BatchingSink(ABC):
 
     def _work(self) -> float | None:
         while self._batch or self._take():
+            if self._giving_up:
+                self._settle(lost=len(self._batch))
+                continue
             try:
                 lost = self._deliver(self._batch)
             except BackendError as error:
                 self._last_error = error
-                if self._giving_up:
-                    self._settle(lost=len(self._batch))
-                    continue
                 self._complain(error)
                 pause_s = self._pause_s
                 self._pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

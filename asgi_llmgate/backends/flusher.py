@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -65,6 +66,7 @@ class Flusher:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._working = threading.Lock()
         self._signal = threading.Event()
         self._hurry = threading.Event()
 
@@ -80,9 +82,14 @@ class Flusher:
         self._signal.set()
 
     def hurry(self) -> None:
-        """Wake, and cut the gathering or the pause short."""
+        """Wake, and cut the gathering or the pause short.
+
+        Where no thread can be started any more, as late in the interpreter's life, this works.
+        """
         self._hurry.set()
         self.wake()
+        if self._thread is None:
+            self._try_work()
 
     def stop(self, timeout_s: float) -> bool:
         """Let `work` run once more and end the thread; False if it takes longer than that."""
@@ -90,7 +97,7 @@ class Flusher:
         thread = self._thread
         if thread is None:
             if self._was_woken:
-                self._work()
+                self._try_work()
             return True
         self._hurry.set()
         self._signal.set()
@@ -109,6 +116,7 @@ class Flusher:
                 return
             self._thread = thread
             _RUNNING.add(self)
+            _work_at_exit_of_children()
 
     def _run(self) -> None:
         pause_s: float | None = None
@@ -128,7 +136,8 @@ class Flusher:
 
     def _try_work(self) -> float | None:
         try:
-            return self._work()
+            with self._working:
+                return self._work()
         except Exception:
             # A bug must not end the thread: everything after it would be lost in silence.
             logger.exception("%s failed; trying again in 1 s", self._name)
@@ -149,6 +158,15 @@ def _at_exit() -> None:
         flusher._hurry.set()  # All at once, so that they share the time.
     for flusher in running:
         flusher.at_exit(max(0.1, deadline - time.monotonic()))
+
+
+def _work_at_exit_of_children() -> None:
+    """A process that `multiprocessing` forked ends without `atexit`: use its own way."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _at_exit, exitpriority=10)
 
 
 def _after_fork_in_child() -> None:

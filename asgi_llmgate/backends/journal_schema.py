@@ -125,7 +125,7 @@ def call_row(record: CallRecord) -> tuple[Any, ...]:
     properties = record.properties
     return (
         *record[:_ATTEMPTS],
-        _attempts_json(attempts) if attempts else None,
+        dumps([a._asdict() for a in attempts]).decode() if attempts else None,
         *record[_ATTEMPTS + 1 : _PROPERTIES],
         dumps(properties).decode() if properties else None,
         *record[_PROPERTIES + 1 : _REQUEST_BODY],
@@ -133,11 +133,14 @@ def call_row(record: CallRecord) -> tuple[Any, ...]:
     )
 
 
-def body_row(seq: int, record: CallRecord) -> tuple[Any, ...]:
-    """Return the values of `BODY_COLUMNS`."""
-    request, is_request_packed = _packed(record.request_body)
-    response, is_response_packed = _packed(record.response_body)
-    return seq, request, response, is_request_packed + 2 * is_response_packed
+def body_row(seq: int, record: CallRecord, *, pack: bool) -> tuple[Any, ...]:
+    """Return the values of `BODY_COLUMNS`, deflating what is worth it if `pack`."""
+    request, response, packed = record.request_body, record.response_body, 0
+    if pack and request is not None and len(request) >= PACK_FROM_BYTES:
+        request, packed = zlib.compress(request, 1), 1
+    if pack and response is not None and len(response) >= PACK_FROM_BYTES:
+        response, packed = zlib.compress(response, 1), packed + 2
+    return seq, request, response, packed
 
 
 def record_of(row: Sequence[Any], bodies: Sequence[Any] | None) -> CallRecord:
@@ -159,27 +162,6 @@ def record_of(row: Sequence[Any], bodies: Sequence[Any] | None) -> CallRecord:
 
 def _version(connection: apsw.Connection) -> int:
     return int(connection.pragma("user_version"))
-
-
-def _attempts_json(attempts: tuple[AttemptRecord, ...]) -> str:
-    kept = [
-        {
-            "provider": attempt.provider,
-            "key_id": attempt.key_id,
-            "model": attempt.model,
-            "status": attempt.status,
-            "reason": attempt.reason,
-            "duration_ms": attempt.duration_ms,
-        }
-        for attempt in attempts
-    ]
-    return dumps(kept).decode()
-
-
-def _packed(body: bytes | None) -> tuple[bytes | None, bool]:
-    if body is None or len(body) < PACK_FROM_BYTES:
-        return body, False
-    return zlib.compress(body, 1), True
 
 
 def _unpacked(body: bytes | None, is_packed: int) -> bytes | None:

@@ -17,7 +17,14 @@ import apsw
 from asgi_llmgate.backends.journal_schema import JOURNAL_FILE
 from asgi_llmgate.backends.sqlite_file import connect, create_private
 
-__all__ = ["DEFAULT_MAX_AGE_S", "DEFAULT_MAX_BYTES", "JournalUpkeep", "checkpoint", "prune_step"]
+__all__ = [
+    "DEFAULT_MAX_AGE_S",
+    "DEFAULT_MAX_BYTES",
+    "JournalUpkeep",
+    "checkpoint",
+    "prune_step",
+    "take_lease",
+]
 
 DEFAULT_MAX_AGE_S = 30 * 86_400.0
 DEFAULT_MAX_BYTES = 10 * 1024**3
@@ -86,7 +93,7 @@ class JournalUpkeep:
         while not stopping.wait(EVERY_S):
             try:
                 if not held:
-                    if (lease := _take_lease(self._folder)) is None:
+                    if (lease := take_lease(self._folder)) is None:
                         continue
                     held.append(lease)
                     # Short: while a checkpoint waits for readers to leave, writers wait for it.
@@ -143,7 +150,8 @@ def checkpoint(connection: apsw.Connection) -> None:
         pass  # A long query reads from it; next time.
 
 
-def _take_lease(folder: Path) -> apsw.Connection | None:
+def take_lease(folder: Path) -> apsw.Connection | None:
+    """Return what holds the lease of `folder` until it is closed; None if another has it."""
     path = folder / LEASE_FILE
     create_private(path)
     lease = apsw.Connection(str(path))

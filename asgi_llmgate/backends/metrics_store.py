@@ -28,12 +28,15 @@ GAUGE_LIFE_US = 10_000_000
 GAUGE_KEPT_US = 86_400_000_000  # Its name still shows, as 0.
 
 SCHEMA = """
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS sums(
     family TEXT, labels TEXT, numbers TEXT, PRIMARY KEY(family, labels)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS gauges(
     process TEXT, name TEXT, value REAL, at_us INTEGER, PRIMARY KEY(process, name)
 ) WITHOUT ROWID;
+PRAGMA user_version = 1;
+COMMIT;
 """
 
 
@@ -42,8 +45,8 @@ class MetricsStore:
 
     Args:
         folder: The data folder.
-        max_label_sets: How many sets of labels a family may have on this machine; further ones
-            are added to one whose model, or else all of whose labels, are `other`.
+        max_label_sets: How many sets of labels a family may have on this machine. Further ones
+            are counted with `other` as their model, as many again; then as `other` in all.
     """
 
     def __init__(self, folder: Path, *, max_label_sets: int) -> None:
@@ -110,19 +113,21 @@ class MetricsStore:
             connection = connect(self.path)
             # One transaction per second and process: the file stays as small as it is.
             connection.wal_autocheckpoint(1000)
-            connection.execute(SCHEMA)
             self._connection = connection
+            if not connection.pragma("user_version"):
+                connection.execute(SCHEMA)
         return self._connection
 
     def _add(
         self, connection: apsw.Connection, family: str, labels: Labels, numbers: Numbers
     ) -> None:
-        for candidate in _foldings(labels):
+        for level, candidate in enumerate(_foldings(labels), 1):
             key = dumps(candidate).decode()
             found = connection.execute(
                 "SELECT numbers FROM sums WHERE family = ? AND labels = ?", (family, key)
             ).get
-            if found is not None or self._has_room(connection, family):
+            # Coarser labels have room of their own: they must not be crowded out by finer ones.
+            if found is not None or self._count(connection, family) < level * self._max_label_sets:
                 break
         if found is not None:
             numbers = [old + new for old, new in zip(loads(found), numbers, strict=True)]
@@ -130,13 +135,15 @@ class MetricsStore:
             "INSERT OR REPLACE INTO sums VALUES(?, ?, ?)", (family, key, dumps(numbers).decode())
         )
 
-    def _has_room(self, connection: apsw.Connection, family: str) -> bool:
-        count = connection.execute("SELECT count(*) FROM sums WHERE family = ?", (family,)).get
-        return int(count) < self._max_label_sets
+    @staticmethod
+    def _count(connection: apsw.Connection, family: str) -> int:
+        return int(connection.execute("SELECT count(*) FROM sums WHERE family = ?", (family,)).get)
 
     @staticmethod
     def _read(connection: apsw.Connection) -> tuple[Sums, dict[str, float]]:
         sums: Sums = {}
+        if not connection.pragma("user_version"):
+            return {}, {}  # It is just being made.
         for family, labels, numbers in connection.execute(
             "SELECT family, labels, numbers FROM sums ORDER BY family, labels"
         ):
