@@ -11,7 +11,6 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 
@@ -32,6 +31,7 @@ from asgi_llmgate.upstream.parts import (
     read_ca_file,
     slices,
 )
+from asgi_llmgate.upstream.per_loop import PerLoop
 from asgi_llmgate.upstream.timer import (
     CONNECT,
     FIRST_BYTE,
@@ -73,10 +73,10 @@ class HttpxUpstream:
         self.ca_file = ca_file
         self._clock: Clock | None = None
         self._context: ssl.SSLContext | None = None
-        self._made: dict[asyncio.AbstractEventLoop, Made] = {}
+        self._made = PerLoop(self._make)
 
     async def open(self, request: UpstreamRequest, /) -> HttpxResponse:
-        transport = self.transport or await self._own()
+        transport = self.transport or self._made.here() or await self._made.make()
         clock = self._clock = clock_here(self._clock)
         timer = TaskTimer(clock, request.timeouts)
         failure: Exception | None = None
@@ -108,36 +108,9 @@ class HttpxUpstream:
         return opened
 
     async def aclose(self) -> None:
-        made = self._made.pop(asyncio.get_running_loop(), None)
-        if made is not None:
-            await made.keeper.aclose()
+        await self._made.aclose()
 
-    async def _own(self) -> httpx.AsyncHTTPTransport:
-        loop = asyncio.get_running_loop()
-        made = self._made.get(loop)
-        if made is None:
-            for other in [other for other in self._made if other.is_closed()]:
-                del self._made[other]
-            keeper = self._keep(loop)
-            made = self._made[loop] = Made(await anext(keeper), keeper)
-        return made.transport
-
-    async def _keep(
-        self, loop: asyncio.AbstractEventLoop
-    ) -> AsyncGenerator[httpx.AsyncHTTPTransport, None]:
-        """Yield a transport, and close it when this generator is closed.
-
-        A loop that ends closes the generators that began in it, and so the connections, which
-        nobody could close any more once it is gone.
-        """
-        transport = self._build()
-        try:
-            yield transport
-        finally:
-            self._made.pop(loop, None)
-            await transport.aclose()
-
-    def _build(self) -> httpx.AsyncHTTPTransport:
+    def _make(self) -> httpx.AsyncHTTPTransport:
         if self._context is None:
             self._context = httpx.create_ssl_context(trust_env=False)
             for certificate in read_ca_file(self.ca_file) if self.ca_file else ():
@@ -153,11 +126,6 @@ class HttpxUpstream:
             http2=self.http2,
             limits=httpx.Limits(max_connections=self.max_connections, keepalive_expiry=60),
         )
-
-
-class Made(NamedTuple):
-    transport: httpx.AsyncHTTPTransport
-    keeper: AsyncGenerator[httpx.AsyncHTTPTransport, None]
 
 
 class HttpxResponse:
