@@ -110,8 +110,14 @@ class Dispatch:
         await self._attempt(context, target, request, scope, receive, send)
 
     def _target(self, route: Route, model: str | None, directives: Directives) -> Target:
-        # Nearly every call goes where one before it went.
-        is_plain = directives is DEFAULT and route.model is None and route.provider is None
+        # Nearly every call goes where one before it went. Not where a path holds an id: a target
+        # has the whole path, but the name of its route stands for all of them.
+        is_plain = (
+            directives is DEFAULT
+            and route.is_json
+            and route.model is None
+            and route.provider is None
+        )
         key = (route.name, model)
         if is_plain and (known := self._known.get(key)) is not None:
             return known
