@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pytest
 
+from tests.provider import Provider
 from tests.servers import Gateway
 
 # What the models cost, in nano-dollars per token: (input, output). Public list prices.
@@ -88,6 +91,19 @@ def check_record(
     assert timedelta(0) < datetime.now(UTC) - started_at < timedelta(minutes=1)
     [attempt] = record["attempts"]
     assert (attempt["provider"], attempt["status"]) == (provider, 200)
+
+
+BEARER = {"authorization": "Bearer sk-mine"}
+"""A caller's own provider key."""
+
+
+@pytest.fixture
+def http(gateway: Gateway, provider: Provider) -> Iterator[httpx.Client]:
+    """A client that sends a key of its own through the gateway to our own provider."""
+    with httpx.Client(
+        base_url=gateway.url, headers=BEARER, trust_env=False, verify=False, timeout=20
+    ) as client:
+        yield client
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import anthropic
-import httpx
 import pytest
 from anthropic.types import MessageParam, ToolParam
 
@@ -148,11 +147,10 @@ def test_version_and_beta_headers_are_forwarded_untouched(
 def test_both_credential_headers_are_understood(
     gateway: Gateway, calls: Calls, provider: Provider, credential: dict[str, str]
 ) -> None:
-    answer = httpx.post(
-        f"{gateway.url}/v1/messages",
+    answer = gateway.http.post(
+        "/v1/messages",
         headers={"anthropic-version": "2023-06-01", **credential},
         json={"model": MODEL, "max_tokens": 100, "messages": HELLO},
-        trust_env=False,
     )
     sent = [provider.last.header("x-api-key"), provider.last.header("authorization")]
 

@@ -13,19 +13,12 @@ from google import genai
 from google.genai import errors, types
 
 from tests import wire
-from tests.e2e.conftest import Calls
+from tests.e2e.conftest import BEARER, Calls
 from tests.e2e.test_streaming import CHAT, GEMINI, GEMINI_PATH, MESSAGE, MESSAGES, STREAMS
 from tests.provider import JSON, SSE, Answer, End, Gate, Provider
 from tests.servers import Gateway, base_urls, running_gateway
 
 PLAIN = {"model": "gpt-4o", "messages": MESSAGES}
-HEADERS = {"authorization": "Bearer sk-mine"}
-
-
-@pytest.fixture
-def http(gateway: Gateway, provider: Provider) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=gateway.url, headers=HEADERS, trust_env=False) as client:
-        yield client
 
 
 def last_event(body: bytes) -> dict[str, object]:
@@ -78,18 +71,15 @@ def test_the_openai_sdk_raises(gateway: Gateway, provider: Provider) -> None:
         list(stream)
 
 
-def test_the_openai_sdk_shows_the_error_of_a_response(gateway: Gateway, provider: Provider) -> None:
-    """Errors of this API are events like any other; the SDK raises at none of them."""
+def test_the_openai_sdk_raises_for_responses(gateway: Gateway, provider: Provider) -> None:
     break_off(provider, wire.response_events("gpt-4o")[:4])
     base_url = f"{gateway.url}/v1"
     with (
         openai.OpenAI(base_url=base_url, api_key="sk-mine", max_retries=0) as client,
         client.responses.create(model="gpt-4o", input="hello", stream=True) as stream,
+        pytest.raises(openai.APIError),
     ):
-        *_, last = stream
-
-    assert last.type == "error"
-    assert last.message
+        list(stream)
 
 
 def test_the_anthropic_sdk_raises(gateway: Gateway, provider: Provider) -> None:
@@ -182,9 +172,7 @@ def test_a_provider_that_does_not_begin_in_time_is_a_504(
 ) -> None:
     calls = Calls(hurried)
     provider.script(Answer([Gate()], 0))
-    answer = httpx.post(
-        f"{hurried.url}/v1/chat/completions", headers=HEADERS, json=body, trust_env=False
-    )
+    answer = hurried.http.post("/v1/chat/completions", headers=BEARER, json=body)
 
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "upstream_timeout"
@@ -197,9 +185,7 @@ def test_a_stream_that_pauses_too_long_ends_in_an_error_event(
     calls = Calls(hurried)
     events = wire.message_events("claude-sonnet-4-6")[:5]
     provider.script(Answer([*events, Gate()], headers=SSE))
-    answer = httpx.post(
-        f"{hurried.url}/v1/messages", headers=HEADERS, json=MESSAGE, trust_env=False
-    )
+    answer = hurried.http.post("/v1/messages", headers=BEARER, json=MESSAGE)
 
     assert last_event(answer.content)["type"] == "error"
     assert provider.wait(lambda: provider.last.left_at)
@@ -208,11 +194,8 @@ def test_a_stream_that_pauses_too_long_ends_in_an_error_event(
 
 def test_a_provider_that_nobody_answers_for_is_a_502(hurried: Gateway) -> None:
     calls = Calls(hurried)
-    answer = httpx.post(
-        f"{hurried.url}{GEMINI_PATH}",
-        headers={"x-goog-api-key": "AIza-mine"},
-        json=GEMINI,
-        trust_env=False,
+    answer = hurried.http.post(
+        f"{GEMINI_PATH}", headers={"x-goog-api-key": "AIza-mine"}, json=GEMINI
     )
 
     assert answer.status_code == 502

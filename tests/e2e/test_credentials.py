@@ -50,8 +50,7 @@ def post(
 ) -> httpx.Response:
     """Send a JSON body; underscores in header names stand for hyphens."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    url = gateway.url + path
-    return httpx.post(url, headers=named, json=body, trust_env=False, timeout=10)
+    return gateway.http.post(path, headers=named, json=body)
 
 
 def test_the_callers_key_is_forwarded_where_nobody_has_a_gateway_key(
@@ -285,11 +284,7 @@ def test_no_secret_is_left_anywhere(keyed: Gateway, keyed_calls: Calls, provider
     provider.default = refuse
     post(keyed, authorization=f"Bearer {GATEWAY_KEY}")
     keyed_calls.new(6)  # An unknown path is no call.
-    metrics = httpx.get(
-        f"{keyed.url}/metrics",
-        headers={"authorization": f"Bearer {ADMIN_TOKEN}"},
-        trust_env=False,
-    )
+    metrics = keyed.http.get("/metrics", headers={"authorization": f"Bearer {ADMIN_TOKEN}"})
     shown = [
         keyed.output,
         metrics.text,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import httpx
 import pytest
 from google import genai
 from google.genai import errors, types
@@ -131,10 +130,9 @@ def test_embeddings_are_returned(gateway: Gateway, calls: Calls, provider: Provi
 def test_a_key_in_the_query_is_understood_and_not_recorded(
     gateway: Gateway, calls: Calls, provider: Provider
 ) -> None:
-    answer = httpx.post(
-        f"{gateway.url}/v1beta/models/{MODEL}:generateContent?key=AIza-query",
+    answer = gateway.http.post(
+        f"/v1beta/models/{MODEL}:generateContent?key=AIza-query",
         json={"contents": [{"parts": [{"text": "hello"}]}]},
-        trust_env=False,
     )
 
     assert answer.status_code == 200
@@ -148,11 +146,10 @@ def test_a_stream_without_sse_stays_a_json_array(
 ) -> None:
     chunks = [wire.gemini_chunk(MODEL, word, last=word == wire.WORDS[-1]) for word in wire.WORDS]
     provider.script(Answer([wire.dumps(chunks)]))
-    answer = httpx.post(
-        f"{gateway.url}/v1beta/models/{MODEL}:streamGenerateContent",
+    answer = gateway.http.post(
+        f"/v1beta/models/{MODEL}:streamGenerateContent",
         headers={"x-goog-api-key": "AIza-mine"},
         json={"contents": [{"parts": [{"text": "hello"}]}]},
-        trust_env=False,
     )
     record = calls.one()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -43,13 +43,6 @@ STREAMS = {
     "gemini": (GEMINI_PATH, GEMINI, wire.gemini_events("gemini-2.5-flash")),
     "pass-through": ("/providers/openai/chat/completions", CHAT, wire.chat_events("gpt-4o")),
 }
-
-
-@pytest.fixture
-def http(gateway: Gateway, provider: Provider) -> Iterator[httpx.Client]:
-    headers = {"authorization": "Bearer sk-mine"}
-    with httpx.Client(base_url=gateway.url, headers=headers, trust_env=False, timeout=10) as client:
-        yield client
 
 
 @pytest.mark.parametrize("name", STREAMS)

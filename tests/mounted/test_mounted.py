@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 
 import anthropic
-import httpx
 import openai
 import pytest
 from google import genai
@@ -45,7 +44,7 @@ def calls(host: Gateway, provider: Provider) -> Calls:
 
 
 def test_the_host_still_answers_its_own_paths(host: Gateway) -> None:
-    answer = httpx.get(f"{host.url}/hello", trust_env=False)
+    answer = host.http.get("/hello")
 
     assert answer.json() == {"hello": "world"}
 
@@ -59,8 +58,7 @@ def test_a_user_of_the_host_calls_with_the_hosts_key(
         "messages": [{"role": "user", "content": "hello"}],
         "stream": stream,
     }
-    url = f"{host.url}/llm/v1/chat/completions"
-    answer = httpx.post(url, headers=ADA, json=body, trust_env=False)
+    answer = host.http.post("/llm/v1/chat/completions", headers=ADA, json=body)
     record = calls.one()
 
     assert answer.status_code == 200
@@ -79,11 +77,7 @@ def test_a_user_of_the_host_calls_with_the_hosts_key(
 
 
 def test_who_is_not_logged_in_is_refused(host: Gateway, calls: Calls, provider: Provider) -> None:
-    answer = httpx.post(
-        f"{host.url}/llm/v1/chat/completions",
-        json={"model": "gpt-4o", "messages": []},
-        trust_env=False,
-    )
+    answer = host.http.post("/llm/v1/chat/completions", json={"model": "gpt-4o", "messages": []})
 
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "invalid_key"
@@ -135,8 +129,7 @@ def test_events_arrive_one_by_one(host: Gateway, calls: Calls, provider: Provide
     }
     received = b""
     headers = ADA | {"x-api-key": "sk-ant", "accept-encoding": "gzip"}
-    url = f"{host.url}/llm/v1/messages"
-    with httpx.stream("POST", url, headers=headers, json=body, trust_env=False) as answer:
+    with host.http.stream("POST", "/llm/v1/messages", headers=headers, json=body) as answer:
         arriving = answer.iter_bytes()
         for number, gate in enumerate(gates, 1):
             while len(received) < len(b"".join(events[:number])):
@@ -182,11 +175,10 @@ def test_records_are_written_when_the_host_stops(
         app="tests.mounted.apps:fastapi_app",
         arguments=["--factory"],
     ) as host:
-        httpx.post(
-            f"{host.url}/llm/v1/chat/completions",
+        host.http.post(
+            "/llm/v1/chat/completions",
             headers=ADA | {"authorization": "Bearer sk-mine"},
             json={"model": "gpt-4o", "messages": []},
-            trust_env=False,
         )
         host.stop()
         records = host.records()
