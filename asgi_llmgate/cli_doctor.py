@@ -34,10 +34,13 @@ def run_checks(settings: Settings) -> list[Check]:
 
 def data_folder(settings: Settings) -> Iterator[Check]:
     folder = settings.data_dir
-    if not folder.exists():
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        yield Check("fail", "data folder", f"{existing} is in the way of {folder}: it is a file")
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield Check("fail", "data folder", f"{existing} cannot be written to")
+    elif existing != folder:
         yield Check("ok", "data folder", f"{folder} does not exist yet and will be made")
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        yield Check("fail", "data folder", f"{folder} cannot be written to")
     elif folder.stat().st_mode & 0o077:
         yield Check("warn", "data folder", f"{folder} can be read by others: chmod 700 {folder}")
     else:
