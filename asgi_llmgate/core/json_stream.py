@@ -15,7 +15,7 @@ MAX_OBJECT_BYTES = 32 * 1024 * 1024
 _MARK = re.compile(rb'["{}\[\]]')
 # Up to the closing quote, the end of the bytes, or a backslash whose partner has not come yet.
 _STRING_REST = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
-_QUOTE = 0x22
+_QUOTE, _BRACE = b'"{'
 _OPENING = b"{["
 
 
@@ -62,7 +62,7 @@ class ArrayDecoder:
             self._in_string = True
         elif mark in _OPENING:
             self._depth += 1
-            if self._depth == 2:
+            if self._depth == 2 and mark == _BRACE:
                 self._start = self._at - 1
         else:
             self._depth -= 1

@@ -33,13 +33,15 @@ def is_usage_only(event: dict[str, Any]) -> bool:
 class UsageFilter:
     """Bytes of a chat stream in, the same bytes out, without the usage event."""
 
-    __slots__ = ("_held", "_passing", "_skip_lf", "_tail")
+    __slots__ = ("_after_cr", "_held", "_passing", "_tail", "_was_dropped")
 
     def __init__(self) -> None:
         self._held = b""  # the beginning of an event whose end has not come yet
         self._passing = False  # inside an event that was too long to hold
         self._tail = b""  # the last bytes passed, where its end may have begun
-        self._skip_lf = False  # the event left out ended in CR; an LF would belong to it
+        # The last event ended in CR; an LF that comes next is the rest of it, and shares its fate.
+        self._after_cr = False
+        self._was_dropped = False
 
     def feed(self, chunk: bytes, has_usage: bool) -> bytes:
         """Return what the caller may have.
@@ -48,7 +50,7 @@ class UsageFilter:
             chunk: The next bytes.
             has_usage: A usage event is complete with `chunk`; who meters knows it already.
         """
-        if not (has_usage or self._held or self._passing or self._skip_lf) and chunk.endswith(
+        if not (has_usage or self._held or self._passing or self._after_cr) and chunk.endswith(
             (b"\n\n", b"\r\n\r\n")
         ):
             return chunk
@@ -60,10 +62,14 @@ class UsageFilter:
         return b"" if _is_usage_event(held) else held
 
     def _cut(self, chunk: bytes, has_usage: bool) -> bytes:
-        if self._skip_lf:
-            self._skip_lf = False
-            chunk = chunk.removeprefix(b"\n")
+        if not chunk:
+            return b""
         passed = b""
+        if self._after_cr:
+            self._after_cr = False
+            if chunk.startswith(b"\n"):
+                passed = b"" if self._was_dropped else b"\n"
+                chunk = chunk[1:]
         if self._passing:
             seen = self._tail + chunk
             end = _BLANK_LINE.search(seen)
@@ -71,12 +77,16 @@ class UsageFilter:
                 self._tail = seen[1 - _LONGEST_END :]
                 return chunk
             self._passing = False
-            taken = max(end.end() - len(self._tail), 0)
-            passed, chunk = chunk[:taken], chunk[taken:]
+            self._was_dropped = False
+            self._after_cr = end.group().endswith(b"\r")
+            taken = end.end() - len(self._tail)
+            return chunk[:taken] + self._cut(chunk[taken:], has_usage)
         buffer = self._held + chunk
         # What is held has no end in it, so the first can begin only in its last bytes.
         end_at = _last_end(buffer, max(len(self._held) - _LONGEST_END, 0))
         whole, self._held = buffer[:end_at], buffer[end_at:]
+        self._was_dropped = False
+        self._after_cr = not self._held and whole.endswith(b"\r")
         if has_usage:
             whole = self._without_usage(whole)
         if len(self._held) > MAX_HELD_BYTES:
@@ -92,11 +102,8 @@ class UsageFilter:
         for end in _BLANK_LINE.finditer(events):
             event = events[start : end.end()]
             start = end.end()
-            if _is_usage_event(event):
-                # The LF of the last CRLF may come with the next chunk.
-                is_last = start == len(events) and not self._held
-                self._skip_lf = is_last and event.endswith(b"\r")
-            else:
+            self._was_dropped = _is_usage_event(event)
+            if not self._was_dropped:
                 kept.append(event)
         return b"".join(kept) + events[start:]
 
