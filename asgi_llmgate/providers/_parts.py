@@ -145,8 +145,10 @@ def clean_id(value: str, pattern: re.Pattern[str], max_length: int = 64) -> str:
     if len(value) <= max_length and pattern.fullmatch(value):
         return value
     digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    stem = re.sub(r"[^a-zA-Z0-9_-]", "_", value)[: max_length - 13]
-    return f"{stem}_{digest}" if stem else f"id_{digest}"
+    stem = re.sub(r"[^a-zA-Z0-9_-]", "_", value)[: max_length - 14]
+    cleaned = f"{stem}_{digest}" if stem else f"id_{digest}"
+    # Names of Gemini's functions must not start with a digit.
+    return cleaned if pattern.fullmatch(cleaned) else f"_{cleaned}"
 
 
 class Names:
