@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from asgi_llmgate.core.counts import mapping
 from asgi_llmgate.core.json import dumps
-from asgi_llmgate.core.observe import (
-    chat_bytes,
-    gemini_bytes,
-    response_finish,
-    size_of,
-    text_bytes,
-)
-from asgi_llmgate.core.usage import mapping
+from asgi_llmgate.core.observe import response_finish
+from asgi_llmgate.core.sizes import chat_bytes, gemini_bytes, size_of, text_bytes
 
 __all__ = ["answer_bytes", "answer_finish"]
 

@@ -23,9 +23,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from asgi_llmgate.core.counts import mapping
 from asgi_llmgate.core.json import dumps
 from asgi_llmgate.core.meter import Metered
-from asgi_llmgate.core.usage import mapping
 from asgi_llmgate.types import Usage
 
 __all__ = [

@@ -275,10 +275,8 @@ def meter_json(wire_format: str | None, body: bytes, provider: str | None = None
         answer = loads(body)
     except JSONError:
         return Metered(None, None, False, False, 0, None, None)
-    if isinstance(answer, list):
-        return _meter_array(wire_format, answer, provider)
     if not isinstance(answer, dict):
-        return Metered(None, None, True, False, 0, None, None)
+        return _meter_array(wire_format, answer if isinstance(answer, list) else [], provider)
     usage = read_usage(wire_format, answer, provider)
     failed, error = False, None
     # Responses answers have `"error": null` where there is none.

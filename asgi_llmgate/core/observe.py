@@ -1,9 +1,7 @@
 """What the events of each dialect's stream say about the call.
 
 An observer is given one decoded event at a time and notes what it says in a `Seen`. Nothing here
-may raise, whatever a provider sends: types are checked before use. Sizes are UTF-8 bytes of what
-the model wrote (text, reasoning, tool names and arguments), from which tokens are estimated where
-the provider's own count does not come.
+may raise, whatever a provider sends: types are checked before use.
 """
 
 from __future__ import annotations
@@ -11,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from asgi_llmgate.core.json import dumps
-from asgi_llmgate.core.usage import mapping, number, read_model
+from asgi_llmgate.core.counts import mapping, number
+from asgi_llmgate.core.sizes import chat_bytes, gemini_bytes, size_of
+from asgi_llmgate.core.usage import read_model
 from asgi_llmgate.core.withhold import is_usage_only
 
-__all__ = ["Observer", "Seen", "observer_for", "text_bytes"]
+__all__ = ["Observer", "Seen", "observer_for", "response_finish"]
 
 # A provider's message may quote a whole prompt.
 MAX_ERROR_CHARS = 500
@@ -84,54 +83,6 @@ Observer = Callable[[Seen, dict[str, Any]], None]
 def observer_for(wire_format: str | None) -> Observer:
     """Return the observer of a format's stream; unknown formats go by the look of each event."""
     return _OBSERVERS.get(wire_format or "", observe_any)
-
-
-def size_of(text: object) -> int:
-    """Return the UTF-8 bytes of a string, 0 for anything else."""
-    if type(text) is not str:
-        return 0
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def text_bytes(parts: object) -> int:
-    """Return the bytes of a text, or of a list of content parts, however a dialect names them."""
-    if type(parts) is str:
-        return size_of(parts)
-    size = 0
-    if isinstance(parts, list):
-        for part in parts:
-            if isinstance(part, dict):
-                for name in ("text", "thinking", "refusal"):
-                    inner = part.get(name)
-                    # Mistral's thinking is a list of parts again; deeper nesting does not occur.
-                    if isinstance(inner, list):
-                        size += sum(size_of(mapping(more).get("text")) for more in inner)
-                    else:
-                        size += size_of(inner)
-    return size
-
-
-def chat_bytes(message: Mapping[str, Any]) -> int:
-    """Return the size of a chat message, or of the delta of one."""
-    content = message.get("content")
-    size = size_of(content) if type(content) is str else text_bytes(content)
-    # Vendors that send both names send the same text.
-    size += size_of(message.get("reasoning_content")) or size_of(message.get("reasoning"))
-    size += size_of(message.get("refusal")) + size_of(message.get("tool_plan"))
-    calls = message.get("tool_calls")
-    if calls:
-        for call in calls if isinstance(calls, list) else (calls,):
-            size += _function_bytes(mapping(call).get("function"))
-    if "function_call" in message:
-        size += _function_bytes(message["function_call"])
-    if "audio" in message:
-        size += size_of(mapping(message["audio"]).get("transcript"))
-    return size
-
-
-def _function_bytes(function: object) -> int:
-    function = mapping(function)
-    return size_of(function.get("name")) + size_of(function.get("arguments"))
 
 
 def observe_chat(seen: Seen, event: dict[str, Any]) -> None:
@@ -258,22 +209,6 @@ def observe_gemini(seen: Seen, event: dict[str, Any]) -> None:
         seen.model = read_model(None, event)
     if event.get("error"):
         seen.fail(event["error"])
-
-
-def gemini_bytes(candidate: Mapping[str, Any]) -> int:
-    """Return the size of a candidate's parts."""
-    size = 0
-    parts = mapping(candidate.get("content")).get("parts")
-    if isinstance(parts, list):
-        for part in parts:
-            if not isinstance(part, dict):
-                continue
-            size += size_of(part.get("text"))
-            if isinstance(call := part.get("functionCall"), dict):
-                size += size_of(call.get("name")) + len(dumps(call.get("args")))
-            if isinstance(code := part.get("executableCode"), dict):
-                size += size_of(code.get("code"))
-    return size
 
 
 def observe_converse(seen: Seen, event: dict[str, Any]) -> None:
