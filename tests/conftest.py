@@ -12,8 +12,13 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ("tests.servers",)
+
+# Machines are shared, so how long one example took says nothing; a limit would only be flaky.
+settings.register_profile("llmgate", deadline=None)
+settings.load_profile("llmgate")
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / ".." / "shared" / "data"
