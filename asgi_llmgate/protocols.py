@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from asgi_llmgate.types import CallRecord, Principal, Usage
+from asgi_llmgate.types import CallRecord, KeySecret, Principal, StoredKey, Usage
 
 if TYPE_CHECKING:  # It brings form parsers and takes longer to import than all of ours.
     from starlette.requests import HTTPConnection
 
 __all__ = [
     "Authenticate",
+    "KeyChanges",
+    "KeyStore",
     "LogSink",
     "Price",
     "RawHeaders",
@@ -36,6 +38,42 @@ class Authenticate(Protocol):
     def __call__(
         self, request: HTTPConnection, /
     ) -> Principal | Awaitable[Principal | None] | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChanges:
+    """What became of the keys in a store since it was last asked.
+
+    Args:
+        version: Of the store now; grows with every change.
+        kids: The keys that changed; None if any may have.
+        has_keys: There is or was a key, so callers without one are strangers.
+        imported: Handles of the keys that were made elsewhere and do not begin with `lg_`.
+    """
+
+    version: int
+    kids: frozenset[str] | None
+    has_keys: bool
+    imported: frozenset[str]
+
+
+class KeyStore(Protocol):
+    """Where virtual keys are kept.
+
+    - `find` returns the key with that handle, then its parent, grandparent …; empty if there is
+      none. Also keys that expired or were revoked.
+    - `changes` returns None if nothing changed since the version `since`. A change that was
+      committed before it was asked is in the answer.
+    - `replace_digest` keeps a secret that was verified under another digest: how keys move to a
+      new secret key without being issued again.
+    - A failing store raises `BackendError` and nothing else. It may take its time.
+    """
+
+    async def find(self, handle: str, /) -> Sequence[StoredKey]: ...
+
+    async def changes(self, since: int | None, /) -> KeyChanges | None: ...
+
+    async def replace_digest(self, kid: str, old: KeySecret, new: KeySecret, /) -> None: ...
 
 
 class Price(Protocol):

@@ -6,7 +6,7 @@ Nothing here may import anything of the package: this is the bottom level.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 __all__ = [
@@ -15,10 +15,14 @@ __all__ = [
     "CallRecord",
     "CallerKey",
     "Dialect",
+    "Grants",
+    "KeyScope",
+    "KeySecret",
     "Principal",
     "PrincipalKind",
     "Route",
     "Secret",
+    "StoredKey",
     "Tags",
     "Usage",
 ]
@@ -76,6 +80,36 @@ class Secret:
         return Secret, ("***",)
 
 
+class KeyScope(enum.StrEnum):
+    """What a virtual key is for."""
+
+    CALL = "call"
+    """Call models."""
+    INGEST = "ingest"
+    """Send records of calls made elsewhere."""
+    READ = "read"
+    """Read what the admin plane tells its tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """What a virtual key may do. None is no restriction; `core/grants.py` decides by it.
+
+    Args:
+        models: Names as the provider knows them, or `provider/name`; a `*` at the end matches
+            any rest.
+        providers: Ids, likewise.
+        routes: Names of routes as the log has them (`/v1/chat/completions`), likewise.
+        tags: Properties that every call with this key gets, whatever its headers say.
+    """
+
+    scopes: frozenset[KeyScope] = frozenset({KeyScope.CALL})
+    models: tuple[str, ...] | None = None
+    providers: tuple[str, ...] | None = None
+    routes: tuple[str, ...] | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who is calling. `tenant` is the isolation boundary of caches, limits and logs.
@@ -86,6 +120,7 @@ class Principal:
         id: The key's name or id, or the host's user id. Never a secret, never empty.
         user_id: The end user, where the credential itself proves one.
         from_cookie: The login came from a cookie, so cross-site requests must be refused.
+        grants: What a virtual key may do; None if nothing restricts the caller.
     """
 
     tenant: str
@@ -93,10 +128,54 @@ class Principal:
     id: str
     user_id: str | None = None
     from_cookie: bool = False
+    grants: Grants | None = None
 
     def __post_init__(self) -> None:
         if not self.tenant or not self.id:
             raise ValueError("a principal needs a tenant and an id")
+
+
+@dataclass(frozen=True, slots=True)
+class KeySecret:
+    """How the secret of a virtual key is recognised; the secret itself is kept nowhere.
+
+    Args:
+        handle: By which it is looked up: the key's id, or for an imported key the digest in hex.
+        digest: HMAC-SHA256 of the whole token.
+        secret_id: Which of the gateway's secret keys the digest was made with.
+        expires_at_s: Set on a secret that was replaced: until then it still works.
+    """
+
+    handle: str
+    digest: bytes = field(repr=False)
+    secret_id: str
+    expires_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A virtual key as the control store has it. Times are seconds since the epoch.
+
+    Args:
+        kid: Its id, safe to show and to log.
+        secrets: The one in force, then the one it replaced, if any.
+        user_id: The end user it is bound to.
+        parent: The `kid` of the key that it may never exceed.
+        hint: The last characters of the secret, to tell keys apart.
+    """
+
+    kid: str
+    tenant: str
+    name: str
+    secrets: tuple[KeySecret, ...]
+    grants: Grants
+    user_id: str | None = None
+    parent: str | None = None
+    created_at_s: float = 0.0
+    expires_at_s: float | None = None
+    revoked_at_s: float | None = None
+    hint: str = ""
+    is_imported: bool = False
 
 
 @dataclass(frozen=True, slots=True)

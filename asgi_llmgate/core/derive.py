@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 from enum import StrEnum
 
-__all__ = ["MIN_SECRET_BYTES", "Label", "derive", "hkdf_sha256"]
+__all__ = ["MIN_SECRET_BYTES", "Label", "derive", "hkdf_sha256", "secret_id"]
 
 MIN_SECRET_BYTES = 32
 _HASH_BYTES = 32
@@ -21,6 +21,10 @@ class Label(StrEnum):
     """Digests by which gateway keys are looked up."""
     BYOK_TENANT = "byok-tenant"
     """Tenants of callers who are known by a provider key only."""
+    PROVIDER_KEYS = "provider-keys"
+    """Envelopes around the operator's provider keys."""
+    KEY_NAME = "secret-id"
+    """The name under which records say which secret they depend on."""
 
 
 def derive(secret: bytes, label: Label, length: int = 32) -> bytes:
@@ -32,6 +36,11 @@ def derive(secret: bytes, label: Label, length: int = 32) -> bytes:
     if len(secret) < MIN_SECRET_BYTES:
         raise ValueError(f"a secret needs at least {MIN_SECRET_BYTES} bytes")
     return hkdf_sha256(secret, salt=b"", info=b"asgi_llmgate/" + label.encode(), length=length)
+
+
+def secret_id(secret: bytes) -> str:
+    """Return 16 hex digits by which a secret is told from others. No way back."""
+    return derive(secret, Label.KEY_NAME, 8).hex()
 
 
 def hkdf_sha256(ikm: bytes, *, salt: bytes, info: bytes, length: int) -> bytes:
