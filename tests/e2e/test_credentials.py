@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -269,7 +270,7 @@ def test_a_refusal_of_the_callers_own_key_is_passed_on(
 
 
 def test_no_secret_is_left_anywhere(keyed: Gateway, keyed_calls: Calls, provider: Provider) -> None:
-    """Files of the data folder (database, WAL and all), output, metrics, and what commands show."""
+    """Not in files of the data folder (database, WAL and all), output, metrics or records."""
 
     def refuse(_: object) -> Answer:
         return Answer([wire.dumps({"error": {"message": " ".join(CANARIES)}})], 401)
@@ -288,11 +289,8 @@ def test_no_secret_is_left_anywhere(keyed: Gateway, keyed_calls: Calls, provider
     shown = [
         keyed.output,
         metrics.text,
-        keyed.cli("config", "show").stdout,
-        keyed.cli("config", "show", "--json").stdout,
-        keyed.cli("doctor", check=False).stdout,
-        keyed.cli("providers", "--json").stdout,
-        keyed.cli("logs", "tail", "--json").stdout,
+        keyed.cli("doctor").stdout,
+        json.dumps(keyed.records()),
     ]
 
     assert metrics.status_code == 200

@@ -69,8 +69,8 @@ def test_health_is_public_and_without_detail(gateway: Gateway) -> None:
     [{}, {"authorization": "Bearer wrong"}, BEARER],
     ids=["none", "wrong", "a caller's"],
 )
-def test_figures_need_the_admin_token(workers: Gateway, headers: dict[str, str]) -> None:
-    answer = get(workers, "/metrics", headers)
+def test_figures_need_the_admin_token(gateway: Gateway, headers: dict[str, str]) -> None:
+    answer = get(gateway, "/metrics", headers)
 
     assert answer.status_code == 401
     assert "llmgate_calls" not in answer.text
