@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from asgi_llmgate.backends.journal import JournalLogSink
 from asgi_llmgate.core.registry import Provider, ProviderKey, Registry
+from asgi_llmgate.errors import ConfigurationError
 from asgi_llmgate.pricing import Prices
-from asgi_llmgate.protocols import Price, Timeouts
+from asgi_llmgate.protocols import Timeouts
 from asgi_llmgate.providers.registry import ProviderOverride, load_registry
 from asgi_llmgate.settings import Settings
 from asgi_llmgate.types import Secret
@@ -17,16 +18,24 @@ from asgi_llmgate.upstream.demo import DEMO_BASE_URL
 __all__ = ["journal_of", "prices_of", "registry_of", "timeouts_of"]
 
 
-def journal_of(settings: Settings, price: Price | None = None) -> JournalLogSink:
+def journal_of(settings: Settings) -> JournalLogSink:
     """Return the journal of the data folder; nothing is opened yet."""
     log = settings.log
     return JournalLogSink(
-        settings.data_dir, max_age_s=log.max_age_days * 86_400, max_bytes=log.max_bytes
+        settings.data_dir,
+        max_age_s=log.max_age_days * 86_400,
+        max_bytes=log.max_bytes,
     )
 
 
 def prices_of(settings: Settings) -> Prices:
-    return Prices({model: price.model_dump() for model, price in settings.prices.items()})
+    overrides = {model: price.model_dump() for model, price in settings.prices.items()}
+    try:
+        return Prices(overrides)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"The prices have a mistake: {error}\nHINT: write US dollars per million tokens."
+        ) from None
 
 
 def registry_of(settings: Settings, environment: Mapping[str, str] = os.environ) -> Registry:

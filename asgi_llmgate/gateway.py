@@ -9,9 +9,11 @@ them, so a gateway may be built at import time, and it works where no lifespan e
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -33,6 +35,7 @@ from asgi_llmgate.middleware.auth import AuthMiddleware
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
 from asgi_llmgate.middleware.tagging import TaggingMiddleware
+from asgi_llmgate.pricing import Prices
 from asgi_llmgate.protocols import Authenticate, LogSink, Price, Upstream
 from asgi_llmgate.settings import Settings, load_settings
 from asgi_llmgate.upstream.demo import DemoUpstream
@@ -70,6 +73,8 @@ class LLMGate:
     ) -> None:
         self.settings = settings if settings is not None else load_settings()
         self.draining = False
+        self._is_warm = False
+        self._warmer: threading.Thread | None = None
         self._authenticate = authenticate
         self._given_log = log
         self._given_upstream = upstream
@@ -80,7 +85,7 @@ class LLMGate:
     def log(self) -> LogSink:
         if self._given_log is not None:
             return self._given_log
-        journal = journal_of(self.settings, self.price)
+        journal = journal_of(self.settings)
         atexit.register(journal.close)
         return journal
 
@@ -142,6 +147,8 @@ class LLMGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if not self._is_warm:
+                await self._warm_up()
             await self._stack(scope, receive, send)
         elif scope["type"] == "lifespan":
             await serve_lifespan(scope, receive, send, startup=self.startup, shutdown=self.aclose)
@@ -171,7 +178,23 @@ class LLMGate:
         """Build the stack now, so that mistakes in the settings stop the start."""
         self.draining = False
         _ = self._stack, self._operations
+        self._start_warming()
         on_sigterm(self._drain)
+
+    def _start_warming(self) -> threading.Thread:
+        if self._warmer is None:
+            self._warmer = threading.Thread(target=self._warm, name="llmgate-warm", daemon=True)
+            self._warmer.start()
+        return self._warmer
+
+    def _warm(self) -> None:
+        """Load the price list: half a second that no call shall spend on the event loop."""
+        if isinstance(self.price, Prices):
+            self.price.load()
+
+    async def _warm_up(self) -> None:
+        await asyncio.to_thread(self._start_warming().join)
+        self._is_warm = True
 
     def _drain(self) -> None:
         self.draining = True

@@ -99,7 +99,7 @@ def test_nothing_to_remove_removes_nothing(tmp_path: Path, connection: apsw.Conn
 def test_a_file_that_is_mostly_free_gets_shorter(
     tmp_path: Path, connection: apsw.Connection
 ) -> None:
-    fill(tmp_path, *(make_record(response_body=os.urandom(100_000)) for _ in range(400)))
+    fill(tmp_path, *(make_record(response_body=os.urandom(100_000)) for _ in range(300)))
     prune(connection, max_bytes=1_000_000)
     checkpoint(connection)
 
@@ -131,18 +131,34 @@ def test_a_locked_journal_is_pruned_another_time(
     other.close()
 
 
-def test_a_checkpoint_empties_the_log_even_while_a_reader_has_the_file_open(
+def log_bytes(folder: Path) -> int:
+    return (folder / f"{JOURNAL_FILE}-wal").stat().st_size
+
+
+def test_after_a_checkpoint_the_log_is_started_anew_although_a_reader_has_the_file_open(
     tmp_path: Path, connection: apsw.Connection
 ) -> None:
     fill(tmp_path, *(make_record() for _ in range(500)))
-    assert (tmp_path / f"{JOURNAL_FILE}-wal").stat().st_size > 0
+    before = log_bytes(tmp_path)
     reader = JournalReader(tmp_path)
     reader.tail(1)
-    checkpoint(connection)
+    for _ in range(3):
+        checkpoint(connection)
+        fill(tmp_path, *(make_record() for _ in range(100)))
 
-    assert (tmp_path / f"{JOURNAL_FILE}-wal").stat().st_size == 0
-    assert len(reader.tail(1000)[0]) == 500
+    assert log_bytes(tmp_path) == before > 0
+    assert len(reader.tail(1000)[0]) == 800
     reader.close()
+
+
+def test_a_log_that_grew_large_is_cut_at_once(
+    tmp_path: Path, connection: apsw.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, *(make_record() for _ in range(500)))
+    monkeypatch.setattr("asgi_llmgate.backends.journal_upkeep.ROUNDS", 0)
+    checkpoint(connection, force=True)
+
+    assert log_bytes(tmp_path) == 0
 
 
 def test_a_checkpoint_does_not_wait_for_a_reader_in_the_middle_of_a_question(
@@ -154,6 +170,8 @@ def test_a_checkpoint_does_not_wait_for_a_reader_in_the_middle_of_a_question(
     reading.execute("BEGIN; SELECT * FROM calls").fetchall()
     fill(tmp_path, make_record(id="2"))
     checkpoint(connection)
+
+    checkpoint(connection, force=True)
 
     assert ids(tmp_path) == ["1", "2"]
     assert reading.execute("SELECT count(*) FROM calls").get == 1

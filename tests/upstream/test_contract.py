@@ -23,6 +23,7 @@ from asgi_llmgate.errors import (
     UpstreamTimeoutError,
 )
 from asgi_llmgate.protocols import Timeouts, Upstream, UpstreamRequest, UpstreamResponse
+from asgi_llmgate.upstream.h1 import H1Upstream
 from asgi_llmgate.upstream.httpx import HttpxUpstream
 from asgi_llmgate.upstream.pyreqwest import PyreqwestUpstream
 from tests.upstream.server import Connection, Server, deaf_port, serving
@@ -30,6 +31,7 @@ from tests.upstream.server import Connection, Server, deaf_port, serving
 TRANSPORTS: dict[str, Callable[..., Upstream]] = {
     "pyreqwest": PyreqwestUpstream,
     "httpx": HttpxUpstream,
+    "h1": H1Upstream,
 }
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -876,6 +878,7 @@ async def test_the_total_is_timed_while_reading(upstream: Upstream, server: Serv
 async def test_the_total_counts_also_between_reads(upstream: Upstream, server: Server) -> None:
     request = get(server.url, replace(PATIENT, total_s=0.1))
     response, _ = await opened(upstream, server, CHUNKED + chunk(b"a"), request)
+    assert await response.read() == b"a"
     await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0.15)
     await assert_timeout(response.read, 0, "The call took longer than 0.1 s.")
     await response.aclose()
