@@ -88,7 +88,7 @@ BUDGETS: tuple[Budget, ...] = (
         *(Kind.DIFFERENCE, "slice", "chunk_us", 20, "relay"),
         unit="µs",
     ),
-    Budget("import of asgi_llmgate.middleware", Kind.VALUE, "gateway", "import_s", 0.3, unit="s"),
+    Budget("import of asgi_llmgate.middleware", Kind.VALUE, "package", "import_s", 0.3, unit="s"),
     Budget("start to first answer", Kind.VALUE, "gateway", "cold_start_s", 1.5, unit="s"),
     Budget("resident memory, idle", Kind.VALUE, "gateway", "rss_idle_mb", 120, unit="MB"),
     Budget(

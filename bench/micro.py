@@ -18,10 +18,9 @@ from pathlib import Path
 import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asgi_llmgate.assemble import journal_of, prices_of, registry_of, timeouts_of
+from asgi_llmgate import LLMGate
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext, first_headers
 from asgi_llmgate.core.routes import match_route
-from asgi_llmgate.dispatch import Dispatch
 from asgi_llmgate.middleware.auth import AuthMiddleware
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
@@ -31,7 +30,7 @@ from bench.driver import Call, NoLog, call, null_app
 from bench.memory_upstream import MemoryUpstream
 from bench.payloads import MODEL, chat_request
 from bench.report import micro_table
-from bench.stacks import SOMEBODY, bench_settings, full_stack, slice_stack
+from bench.stacks import SOMEBODY, bench_settings, dispatch_of, slice_stack
 from bench.subjects import GATEWAY_KEY
 
 __all__ = ["main", "measure", "us_per_call"]
@@ -89,18 +88,9 @@ async def us_per_call(apps: Mapping[str, ASGIApp], *, calls: int, rounds: int) -
 async def measure(*, calls: int = 2000, rounds: int = 7) -> dict[str, float]:
     """Return the own cost of each part in µs, and of both stacks over a provider in memory."""
     with tempfile.TemporaryDirectory(prefix="llmgate-bench-") as folder:
-        settings = bench_settings(Path(folder))
-        price = prices_of(settings)
-        journal = journal_of(settings, price)
-        upstream = MemoryUpstream()
-        dispatch = Dispatch(
-            upstream=upstream,
-            registry=registry_of(settings),
-            timeouts=timeouts_of(settings, stream=False),
-            stream_timeouts=timeouts_of(settings, stream=True),
-        )
-        gate = full_stack(settings, upstream=upstream, log=journal)
-        keys = {name: key.get_secret_value() for name, key in settings.keys.items()}
+        gate = LLMGate(bench_settings(Path(folder)), upstream=MemoryUpstream())
+        journal, price = gate.log, gate.price
+        keys = {name: key.get_secret_value() for name, key in gate.settings.keys.items()}
         # Name → the app, and the name of what it is compared with.
         parts: dict[str, tuple[ASGIApp, str | None]] = {
             "(nothing)": (null_app, None),
@@ -124,9 +114,12 @@ async def measure(*, calls: int = 2000, rounds: int = 7) -> dict[str, float]:
                 WithContext(TaggingMiddleware(reads_json)),
                 "body read and parsed",
             ),
-            "Dispatch, provider in memory": (WithContext(dispatch), "body read and parsed"),
+            "Dispatch, provider in memory": (
+                WithContext(dispatch_of(gate)),
+                "body read and parsed",
+            ),
             "slice, provider in memory": (
-                slice_stack(settings, upstream=upstream, log=journal, price=price),
+                slice_stack(gate),
                 "(nothing)",
             ),
             "default app, provider in memory": (gate, "(nothing)"),
@@ -136,7 +129,6 @@ async def measure(*, calls: int = 2000, rounds: int = 7) -> dict[str, float]:
             cost = await us_per_call(apps, calls=calls, rounds=rounds)
         finally:
             await gate.aclose()
-            await journal.aclose()
     return {name: cost[name] - cost[base] for name, (_, base) in parts.items() if base is not None}
 
 

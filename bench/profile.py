@@ -28,14 +28,12 @@ from pathlib import Path
 import uvloop
 from starlette.types import ASGIApp
 
-from asgi_llmgate.assemble import journal_of, prices_of
-from asgi_llmgate.protocols import LogSink
-from asgi_llmgate.upstream.make import make_upstream
+from asgi_llmgate import LLMGate
 from bench.driver import Call, NoLog, call
 from bench.memory_upstream import MemoryUpstream
 from bench.payloads import CHAT_PATH, chat_request
 from bench.servers import LOAD_CORES, Server, free_port
-from bench.stacks import bench_settings, full_stack, slice_stack
+from bench.stacks import bench_settings, slice_stack
 from bench.subjects import GATEWAY_KEY, nginx
 
 __all__ = ["main"]
@@ -52,17 +50,15 @@ async def calls_of(app: ASGIApp, request: Call, calls: int, at_once: int) -> Non
 
 
 async def run(arguments: argparse.Namespace, folder: Path, provider: str) -> cProfile.Profile:
-    settings = bench_settings(folder, provider)
-    on_wire = arguments.provider == "nginx"
     memory = MemoryUpstream(chunks=arguments.chunks)
-    upstream = make_upstream(settings.upstream.client) if on_wire else memory
-    price = prices_of(settings)
-    log: LogSink = NoLog() if arguments.log == "none" else journal_of(settings, price)
-    app: ASGIApp
-    if arguments.stack == "slice":
-        app = slice_stack(settings, upstream=upstream, log=log, price=price)
-    else:
-        app = full_stack(settings, upstream=upstream, log=log)
+    gate = LLMGate(
+        bench_settings(folder, provider),
+        upstream=MemoryUpstream(chunks=arguments.chunks)
+        if arguments.provider == "memory"
+        else None,
+        log=NoLog() if arguments.log == "none" else None,
+    )
+    app: ASGIApp = slice_stack(gate) if arguments.stack == "slice" else gate
     body = chat_request(is_stream=arguments.chunks > 0)
     request = Call(body, [(b"authorization", f"Bearer {GATEWAY_KEY}".encode())])
     calls: int = arguments.calls
@@ -79,7 +75,7 @@ async def run(arguments: argparse.Namespace, folder: Path, provider: str) -> cPr
             loop_ns, all_ns = time.thread_time_ns(), time.process_time_ns()
             await calls_of(app, request, calls, at_once)
             loop_us.append((time.thread_time_ns() - loop_ns) / 1e3 / calls)
-            await log.flush()
+            await gate.log.flush()
             all_us.append((time.process_time_ns() - all_ns) / 1e3 / calls)
         print(f"{min(loop_us):.1f} µs CPU per call on the loop, {min(all_us):.1f} in all threads")
         print(f"(least of {ROUNDS} rounds of {calls} calls, {at_once} at once)")
@@ -89,11 +85,10 @@ async def run(arguments: argparse.Namespace, folder: Path, provider: str) -> cPr
         profile.enable()
         await calls_of(app, request, calls, at_once)
         profile.disable()
-        print(f"dropped records: {log.dropped}")
+        print(f"dropped records: {gate.log.dropped}")
         return profile
     finally:
-        await upstream.aclose()
-        await log.aclose()
+        await gate.aclose()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import http.client
@@ -142,6 +143,17 @@ class Server:
         """Return the CPU seconds of the first thread, where the event loop runs."""
         run_ns = Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text().split()[0]
         return int(run_ns) / 1e9
+
+    async def settle(self, timeout_s: float = 5.0) -> None:
+        """Wait until it has done with what callers left behind: until it is nearly idle."""
+        give_up_at = time.perf_counter() + timeout_s
+        before = self.cpu_s()
+        while time.perf_counter() < give_up_at:
+            await asyncio.sleep(0.1)
+            now = self.cpu_s()
+            if now - before < 0.01:
+                return
+            before = now
 
     def rss_mb(self) -> float:
         """Return the resident memory of the process and its children, in 10^6 bytes."""
