@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from asgi_llmgate.core.cache_key import CacheKey
 from asgi_llmgate.types import CallRecord, KeySecret, Principal, StoredKey, Usage
 
 if TYPE_CHECKING:  # It brings form parsers and takes longer to import than all of ours.
@@ -13,6 +14,9 @@ if TYPE_CHECKING:  # It brings form parsers and takes longer to import than all 
 
 __all__ = [
     "Authenticate",
+    "CacheRead",
+    "CacheSize",
+    "CacheStore",
     "KeyChanges",
     "KeyStore",
     "LogSink",
@@ -91,7 +95,8 @@ class LogSink(Protocol):
     - `write` returns at once, never raises and never blocks: it queues, or counts a drop.
     - What was written is readable by others after `flush` returned, and at the latest 200 ms
       after `write` while an event loop is running.
-    - `aclose` flushes. Writing after it counts as a drop.
+    - `flush` raises `BackendError` where that takes too long; the records are kept.
+    - `aclose` flushes and never raises. Writing after it counts as a drop.
     - `dropped` is the number of records lost since start.
     """
 
@@ -172,5 +177,63 @@ class Upstream(Protocol):
     """
 
     async def open(self, request: UpstreamRequest, /) -> UpstreamResponse: ...
+
+    async def aclose(self) -> None: ...
+
+
+class CacheRead(NamedTuple):
+    """What a store holds under a key. `values` has one place per slot, None where there is none."""
+
+    values: list[bytes | None]
+    generations: dict[str, int]
+
+
+class CacheSize(NamedTuple):
+    entries: int
+    bytes: int
+
+
+class CacheStore(Protocol):
+    """Answers under keys, and generations under names.
+
+    - `read` returns exactly the bytes given to `write`, or None. An expired value is never
+      returned. Generations are not older than the values they come with, and not older than the
+      call of `read`.
+    - What was written is readable by the same process at once, by others soon.
+    - A generation that was never moved has some value, the same for everybody.
+    - `bump` moves all names to values they never had, at once for all processes that share the
+      store: what is read after it returned shows them. It may move others, too.
+    - `acquire` gives a lease to one holder until it expires or is released; the holder may acquire
+      it again, to prolong it.
+    - Constructing does no I/O. Safe for concurrent use within one event loop.
+    - A failing store raises `BackendError` and nothing else, within its time limit. Nothing is
+      to be concluded about the generations of a store that failed.
+    - What is kept may be forgotten at any time, but for the generations of what is still kept.
+    """
+
+    async def read(self, key: CacheKey, *, slots: int, names: Sequence[str]) -> CacheRead: ...
+
+    async def generations(self, names: Sequence[str]) -> dict[str, int]: ...
+
+    async def write(
+        self, key: CacheKey, slot: int, value: bytes, *, partition: str, ttl_s: float
+    ) -> None: ...
+
+    async def bump(self, names: Sequence[str]) -> None: ...
+
+    def bump_blocking(self, names: Sequence[str]) -> None:
+        """As `bump`, for code without an event loop, from any thread."""
+
+    async def acquire(self, key: CacheKey, holder: str, *, ttl_s: float) -> bool: ...
+
+    async def release(self, key: CacheKey, holder: str) -> None: ...
+
+    async def delete(self, key: CacheKey) -> bool: ...
+
+    async def delete_older(self, created_before_us: int, *, partition: str | None = None) -> int:
+        """Remove what was made before; return how many that were."""
+        ...
+
+    async def size(self) -> CacheSize: ...
 
     async def aclose(self) -> None: ...

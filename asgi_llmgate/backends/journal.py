@@ -41,7 +41,8 @@ from asgi_llmgate.types import CallRecord
 
 __all__ = ["JournalLogSink"]
 
-# Rows per statement. The largest stays below the 16 KB of text that apsw keeps prepared.
+# Rows per statement. The largest stays below the 16 KB of text that apsw keeps prepared;
+# preparing one anew would hand the interpreter lock over four times.
 STATEMENT_ROWS = (100, 25, 5, 1)
 
 # Deflating two bodies of 4 KB takes 80 µs, ten times what all else takes. While more than 2000

@@ -15,7 +15,7 @@ from pathlib import Path
 import apsw
 
 from asgi_llmgate.backends.journal_schema import JOURNAL_FILE
-from asgi_llmgate.backends.sqlite_file import connect, create_private
+from asgi_llmgate.backends.sqlite_file import LOG_BYTES, connect, create_private
 
 __all__ = [
     "DEFAULT_MAX_AGE_S",
@@ -33,8 +33,10 @@ LEASE_FILE = "journal.lease"
 EVERY_S = 1.0
 PAUSE_S = 0.01
 
-# A second of 10,000 calls without bodies. Smaller means more fsyncs, larger slower readers.
-CHECKPOINT_FROM_BYTES = 8 * 1024 * 1024
+# Rounds of a checkpoint: each brings over what came during the one before.
+ROUNDS = 5
+# Rather than let the log grow to this, writers are made to wait for the disk.
+LARGEST_LOG_BYTES = 128 * 1024 * 1024
 
 REMOVE_OLD = (
     "DELETE FROM calls WHERE seq IN (SELECT seq FROM calls"
@@ -114,8 +116,9 @@ class JournalUpkeep:
             )
             took_s = time.monotonic() - started
             rows = min(2 * rows, MOST_ROWS) if took_s < STEP_S else max(rows // 2, FEWEST_ROWS)
-            if _bytes_of(f"{self._folder / JOURNAL_FILE}-wal") > CHECKPOINT_FROM_BYTES:
-                checkpoint(connection)
+            log_bytes = _bytes_of(f"{self._folder / JOURNAL_FILE}-wal")
+            if log_bytes > LOG_BYTES:
+                checkpoint(connection, force=log_bytes > LARGEST_LOG_BYTES)
             if is_done or stopping.wait(PAUSE_S):
                 return
 
@@ -140,12 +143,19 @@ def prune_step(connection: apsw.Connection, *, oldest_us: int, max_bytes: int, r
     return removed > 0
 
 
-def checkpoint(connection: apsw.Connection) -> None:
-    """Bring the write-ahead log into the file and empty it, unless a reader needs it."""
-    # The bulk, while writers go on; then the little that came meanwhile, while they wait.
-    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+def checkpoint(connection: apsw.Connection, *, force: bool = False) -> None:
+    """Bring the write-ahead log into the file, after which the next writer starts it anew.
+
+    Writers and readers go on meanwhile, so the end of the log may not be reached, nor what a
+    reader still needs be overwritten. `force` makes writers wait for it.
+    """
     try:
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        for _ in range(ROUNDS):
+            frames, done = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if done == frames:
+                return
+        if force:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     except apsw.BusyError:
         pass  # A long query reads from it; next time.
 

@@ -9,11 +9,22 @@ import apsw
 
 from asgi_llmgate.errors import BackendError, ConfigurationError
 
-__all__ = ["OLDEST_SQLITE", "connect", "create_private", "failure", "require_recent_sqlite"]
+__all__ = [
+    "LOG_BYTES",
+    "OLDEST_SQLITE",
+    "connect",
+    "create_private",
+    "failure",
+    "require_recent_sqlite",
+]
 
 # Up to 3.51.2 two connections that checkpoint and commit at once can corrupt a WAL file.
 # Python's own sqlite3 module often links an older one; apsw brings its own.
 OLDEST_SQLITE = (3, 51, 3)
+
+# Checkpointed from here on: a second of 10,000 calls without bodies. Smaller means more waiting
+# for the disk, larger slower readers.
+LOG_BYTES = 8 * 1024 * 1024
 
 
 def require_recent_sqlite(version: str | None = None) -> None:
@@ -55,6 +66,7 @@ def connect(path: Path, *, readonly: bool = False, busy_ms: int = 1000) -> apsw.
         # A power cut may lose the last seconds, never the file; a killed process loses nothing.
         connection.pragma("synchronous", "normal")
         connection.wal_autocheckpoint(0)
+        connection.pragma("journal_size_limit", LOG_BYTES)
     except BaseException:
         connection.close()
         raise

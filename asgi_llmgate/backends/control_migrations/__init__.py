@@ -1,0 +1,1 @@
+"""How the tables of the control store came to be, step by step. Run by `control_schema.py`."""
