@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-__all__ = ["MAX_DEPTH", "JSONError", "dumps", "loads"]
+__all__ = ["MAX_DEPTH", "JSONError", "dumps", "loads", "repeats_key"]
 
 # Deeper than any real request; keeps hostile nesting away from every recursive walk (rule R13).
 MAX_DEPTH = 64
@@ -72,3 +72,24 @@ def too_deep(text: bytes | bytearray | memoryview | str) -> bool:
         elif byte in b"}]":
             depth -= 1
     return False
+
+
+def repeats_key(text: bytes, name: str) -> bool:
+    """Tell whether the object in `text`, which is valid JSON, has `name` twice, in any case.
+
+    Decoders differ on which of the two counts, and some (Go's) on case.
+
+    Args:
+        name: ASCII letters in lower case.
+    """
+    quoted = b'"' + name.encode() + b'"'
+    # Letters may also be written as \\u0061 … \\u007a; then, and only then, it takes a decoder.
+    if text.lower().count(quoted) <= 1 and b"\\u006" not in text and b"\\u007" not in text:
+        return False
+    top: list[tuple[str, Any]] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        top[:] = pairs  # The outermost object comes last.
+
+    json.loads(text, object_pairs_hook=keep)
+    return sum(key.lower() == name for key, _ in top) > 1

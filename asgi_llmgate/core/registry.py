@@ -74,11 +74,15 @@ def normalised(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProviderKey:
-    """One of the operator's keys. `id` is safe to log; a key is drawn in proportion to `weight`."""
+    """One of the operator's keys. `id` is safe to log; a key is drawn in proportion to `weight`.
+
+    `tenant` is the only one that may use it; None is everybody the gateway knows.
+    """
 
     id: str
     key: Secret
     weight: float = 1.0
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -12,8 +12,9 @@ from starlette.types import Receive, Scope, Send
 from asgi_llmgate._asgi.disconnect import DisconnectWatch
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext
 from asgi_llmgate.core.directives import DEFAULT, Directives
+from asgi_llmgate.core.grants import check_target
 from asgi_llmgate.core.json import JSONError, loads
-from asgi_llmgate.core.registry import Registry
+from asgi_llmgate.core.registry import ProviderKey, Registry
 from asgi_llmgate.core.targets import Target, resolve_targets
 from asgi_llmgate.dispatch.relay import Relay
 from asgi_llmgate.dispatch.request import body_for, credentials_for, timeouts_for
@@ -58,7 +59,9 @@ class Dispatch:
         target_hosts: What `LLMGate-Target-URL` may name beside the registry's hosts.
         max_upload_bytes: Of bodies that are streamed through unparsed.
         shared_state: Whether files, batches and stored responses may be reached with a pooled
-            key, where whoever uses it sees and deletes what all others made.
+            key, where whoever uses it sees and deletes what all others made. Asked per call if it
+            can change.
+        stored_keys: Further pooled keys of a provider, by its id.
     """
 
     def __init__(
@@ -69,14 +72,16 @@ class Dispatch:
         timeouts: Timeouts,
         stream_timeouts: Timeouts,
         max_upload_bytes: int = 512 * 1024 * 1024,
-        shared_state: bool = True,
+        shared_state: bool | Callable[[], bool] = True,
+        stored_keys: Callable[[str], Sequence[ProviderKey]] | None = None,
     ) -> None:
         self.upstream = upstream
         self.registry = registry
         self.timeouts = timeouts
         self.stream_timeouts = stream_timeouts
         self.max_upload_bytes = max_upload_bytes
-        self.shared_state = shared_state
+        self._shared_state = shared_state
+        self._stored_keys = stored_keys
         self._known: dict[tuple[str, str | None], Target] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,6 +113,10 @@ class Dispatch:
         context.target_provider = target.provider.id
         context.target_model = directives.model_override or target.model
         await self._attempt(context, target, request, scope, receive, send)
+
+    def _may_share_state(self) -> bool:
+        allowed = self._shared_state
+        return allowed if isinstance(allowed, bool) else allowed()
 
     def _target(self, route: Route, model: str | None, directives: Directives) -> Target:
         # Nearly every call goes where one before it went. Not where a path holds an id: a target
@@ -142,8 +151,15 @@ class Dispatch:
         receive: Receive,
         send: Send,
     ) -> None:
-        headers, key_id, pooled = credentials_for(target, context, scope["headers"])
-        if pooled and not self.shared_state and keeps_state(context.route):
+        principal = context.principal
+        if principal is not None and principal.grants is not None:
+            # What auth saw coming may have been changed since, by a prompt or a fallback.
+            check_target(principal.grants, target.provider.id, target.model, context.route.format)
+        stored = self._stored_keys(target.provider.id) if self._stored_keys is not None else ()
+        headers, key, pooled = credentials_for(target, context, scope["headers"], stored)
+        key_id = None if key is None else key.id
+        is_shared = key is not None and key.tenant is None
+        if is_shared and keeps_state(context.route) and not self._may_share_state():
             raise ForbiddenError(
                 "Files, batches and stored responses of a pooled key belong to everybody who uses "
                 "it. Send a provider key of your own, or have the operator set "

@@ -26,11 +26,16 @@ def credentials_for(
     target: Target,
     context: GatewayContext,
     raw_headers: Sequence[tuple[bytes, bytes]],
-) -> tuple[RawHeaders, str | None, bool]:
-    """Return the headers to send, the id of the pooled key among them, and whether it is pooled.
+    stored: Sequence[ProviderKey] = (),
+) -> tuple[RawHeaders, ProviderKey | None, bool]:
+    """Return the headers to send, the pooled key among them, and whether there is one.
 
     The caller's own key goes first. A pooled key is for verified principals only, and goes to
-    the host of its own provider row, which is the only host `target` can name.
+    the host of its own provider row, which is the only host `target` can name. One that is kept
+    for the principal's tenant goes before those for everybody.
+
+    Args:
+        stored: Keys of the provider beside those of its row.
 
     Raises:
         AuthenticationError: no key may be used for this call.
@@ -43,18 +48,19 @@ def credentials_for(
         headers.append(_caller_header(caller, provider))
         return headers, None, False
     principal = context.principal
-    keys = provider.keys
-    if keys and principal is not None and principal.kind is not PrincipalKind.BYOK:
-        chosen = _choose(keys)
+    keys: Sequence[ProviderKey] = (*provider.keys, *stored) if stored else provider.keys
+    is_known = principal is not None and principal.kind is not PrincipalKind.BYOK
+    if principal is not None and is_known and (usable := _usable(keys, principal.tenant)):
+        chosen = _choose(usable)
         header = key_header(provider.auth, chosen.key)
         if header is None:
             raise _unsupported(provider.id)
         headers = forward_allowed(raw_headers)
         headers.append(header)
-        return headers, chosen.id, True
+        return headers, chosen, True
     if provider.key_optional:
         return forward_allowed(raw_headers), None, False
-    if keys:
+    if keys and not is_known:
         raise AuthenticationError(
             f"The gateway has a key for {provider.id!r}, but only for callers it knows. Send a "
             "gateway key, or a provider key of your own.",
@@ -86,6 +92,13 @@ def _caller_header(caller: CallerKey, provider: Provider) -> tuple[bytes, bytes]
     name = caller.header if caller.header != b"key" else b"x-goog-api-key"
     prefix = b"Bearer " if name == b"authorization" else b""
     return name, prefix + caller.key.reveal().encode()
+
+
+def _usable(keys: Sequence[ProviderKey], tenant: str) -> Sequence[ProviderKey]:
+    if all(key.tenant is None for key in keys):
+        return keys
+    own = [key for key in keys if key.tenant == tenant]
+    return own or [key for key in keys if key.tenant is None]
 
 
 def _choose(keys: Sequence[ProviderKey]) -> ProviderKey:

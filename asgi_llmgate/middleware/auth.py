@@ -22,8 +22,10 @@ from asgi_llmgate.core.derive import Label, derive
 from asgi_llmgate.core.routes import find_route
 from asgi_llmgate.errors import AuthenticationError, ConfigurationError, InvalidRequestError
 from asgi_llmgate.middleware._base import GatewayMiddleware
+from asgi_llmgate.middleware._grants import TargetsOf, check_grants
+from asgi_llmgate.middleware._keyring import Keyring
 from asgi_llmgate.middleware._login import HostLogin
-from asgi_llmgate.protocols import Authenticate
+from asgi_llmgate.protocols import Authenticate, KeyStore
 from asgi_llmgate.types import CallerKey, Dialect, Principal, PrincipalKind, Route, Secret
 
 __all__ = ["AuthMiddleware"]
@@ -59,6 +61,12 @@ class AuthMiddleware(GatewayMiddleware):
             process only.
         allowed_origins: Other sites whose pages may use a login that came with a cookie:
             `https://app.example.com`.
+        store: Where virtual keys are kept. Yours to close. `mode="auto"` is `required` as soon as
+            there is one.
+        previous_secrets: What `secret` was before, while keys still depend on it.
+        targets: Where a call goes, told before it goes there: what keys that are restricted to
+            some models or providers are held to. None takes the model of the request by its name,
+            and refuses keys that are restricted to some providers.
         login_headers: Headers in which the login arrives where `authenticate` cannot be seen to
             read them, because some part of the host did before. They never hold a provider key.
         paths: Endpoints of one's own, for example `{"/api/chat": "openai-chat"}`.
@@ -78,6 +86,9 @@ class AuthMiddleware(GatewayMiddleware):
         mode: Literal["auto", "required", "passthrough"] = "auto",
         secret: bytes | None = None,
         allowed_origins: Collection[str] = (),
+        store: KeyStore | None = None,
+        previous_secrets: Sequence[bytes] = (),
+        targets: TargetsOf | None = None,
         login_headers: Collection[str] = (),
         paths: Mapping[str, str] | None = None,
     ) -> None:
@@ -86,6 +97,8 @@ class AuthMiddleware(GatewayMiddleware):
         try:
             self._keys = StaticKeys(keys or {}, secret)
             self._byok_key = derive(secret, Label.BYOK_TENANT)
+            secrets = (secret, *previous_secrets)
+            self.keyring = Keyring(store, secrets) if store is not None else None
         except ValueError as error:
             raise ConfigurationError(
                 f"AuthMiddleware: {error}.\nHINT: see `keys=` and `secret=` in docs/auth.md."
@@ -93,20 +106,34 @@ class AuthMiddleware(GatewayMiddleware):
         logins = authenticate if isinstance(authenticate, Sequence) else [authenticate]
         logins = [login for login in logins if login is not None]
         self._login = HostLogin(logins, allowed_origins) if logins else None
-        has_ways_in = bool(self._keys or logins)
-        self.is_required = mode == "required" or (mode == "auto" and has_ways_in)
+        self._mode = mode
+        self._has_ways_in = bool(self._keys or logins)
+        self._targets = targets
         self._login_headers = frozenset(name.lower().encode() for name in login_headers)
+
+    @property
+    def is_required(self) -> bool:
+        """Whether callers need a gateway key or login, as far as is known by now."""
+        if self._mode != "auto":
+            return self._mode == "required"
+        return self._has_ways_in or (self.keyring is not None and self.keyring.has_keys)
 
     async def handle(
         self, context: GatewayContext, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        if self.keyring is not None:
+            await self.keyring.refresh()
         found = find_credentials(
             context.headers,
             scope.get("query_string", b""),
             context.route.dialect,
             ignored=self._login_headers,
         )
-        context.principal, context.caller_key = await self._identify(context, scope, found)
+        principal, context.caller_key = await self._identify(context, scope, found)
+        context.principal = principal
+        if principal is not None and principal.grants is not None:
+            await check_grants(principal.grants, context, self._targets)
+            receive = context.body.replay(receive)
         await self.app(scope, receive, send)
 
     async def _identify(
@@ -121,7 +148,7 @@ class AuthMiddleware(GatewayMiddleware):
         ]
 
         if found.explicit is not None:
-            principal = self._keys.find(found.explicit.reveal())
+            principal = await self._holder(found.explicit.reveal())
             if principal is not None:
                 return principal, _only(theirs)
             if self.is_required or not found.is_helicone:
@@ -138,7 +165,7 @@ class AuthMiddleware(GatewayMiddleware):
                 return principal, _unless_login(key, principal, context)
 
         if (key := _only(ours)) is not None:
-            principal = self._keys.find(key.key.reveal())
+            principal = await self._holder(key.key.reveal())
             if principal is None:
                 raise AuthenticationError("This key has the form of a gateway key, but is not one.")
             return principal, _only(theirs)
@@ -151,9 +178,18 @@ class AuthMiddleware(GatewayMiddleware):
         tenant = byok_tenant(self._byok_key, provider, key.key.reveal())
         return Principal(tenant=tenant, kind=PrincipalKind.BYOK, id=tenant), key
 
+    async def _holder(self, key: str) -> Principal | None:
+        """Return whose gateway key it is, if it is one."""
+        principal = self._keys.find(key)
+        if principal is None and self.keyring is not None:
+            principal = await self.keyring.find(key)
+        return principal
+
     def _is_ours(self, key: CallerKey) -> bool:
         text = key.key.reveal()
-        return has_gateway_prefix(text) or self._keys.find(text) is not None
+        if has_gateway_prefix(text) or self._keys.find(text) is not None:
+            return True
+        return self.keyring is not None and self.keyring.may_be(text)
 
     def _remedy(self, context: GatewayContext, *, sent_key: bool) -> str:
         header = _USUAL_HEADER[context.route.dialect]

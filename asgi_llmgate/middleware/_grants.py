@@ -1,0 +1,73 @@
+"""Hold a virtual key to what it may do, before anything answers: a cache would not ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from asgi_llmgate.context import GatewayContext
+from asgi_llmgate.core.grants import check_route, check_target
+from asgi_llmgate.core.json import JSONError, loads, repeats_key
+from asgi_llmgate.errors import ForbiddenError
+from asgi_llmgate.types import Grants, Route
+
+__all__ = ["TargetsOf", "check_grants"]
+
+TargetsOf = Callable[[GatewayContext, str | None], Iterable[tuple[str, str | None]]]
+"""Where a call goes that names a model (or none): pairs of provider id and the model there."""
+
+
+async def check_grants(
+    grants: Grants, context: GatewayContext, targets_of: TargetsOf | None
+) -> None:
+    """Raise unless `grants` allow the call.
+
+    Reads the body only if they restrict models or providers. `Model-Override` does not count: it
+    names the model that is paid for, not the one that is called.
+
+    Raises:
+        ForbiddenError: they do not.
+    """
+    route = context.route
+    check_route(grants, route)
+    if grants.models is None and grants.providers is None:
+        return
+    request = await _request(context)
+    models = _models(grants, route, request, context.body.data)
+    for model in models:
+        if targets_of is None:
+            check_target(grants, route.provider, model, route.format)
+            continue
+        for provider, target_model in targets_of(context, model):
+            check_target(grants, provider, target_model, route.format)
+
+
+async def _request(context: GatewayContext) -> dict[str, Any] | None:
+    """Return the JSON object of the request; None if it has none that names a model."""
+    if context.route.is_json:
+        return await context.body.json()
+    is_json = context.headers.get(b"content-type", b"").lower().startswith(b"application/json")
+    if context.route.provider is None or context.route.format is None or not is_json:
+        return None
+    try:
+        value = loads(await context.body.read())
+    except JSONError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _models(
+    grants: Grants, route: Route, request: dict[str, Any] | None, body: bytes | None
+) -> list[str | None]:
+    """Return every model that the provider may take the request to name."""
+    if route.model is not None or request is None:
+        return [route.model]
+    if grants.models is not None and body is not None and repeats_key(body, "model"):
+        # Which of them counts is the provider's choice, and its parser may choose another.
+        raise ForbiddenError("The body has several `model`. Send one.", param="model")
+    named = request.get("model")
+    models: list[str | None] = [named if isinstance(named, str) else None]
+    others = request.get("models")  # OpenRouter's, to fall back to.
+    if isinstance(others, list):
+        models += [other if isinstance(other, str) else None for other in others]
+    return models
