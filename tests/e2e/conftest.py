@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.e2e.keys import ADMIN_TOKEN, GATEWAY_KEY, POOLED_ANTHROPIC_KEY, POOLED_KEY
 from tests.provider import Provider
-from tests.servers import Gateway
+from tests.servers import Gateway, all_at, running_gateway
 
 # What the models cost, in nano-dollars per token: (input, output). Public list prices.
 PRICES = {
@@ -121,3 +122,21 @@ def mocked(request: pytest.FixtureRequest) -> Gateway:
 @pytest.fixture
 def mocked_calls(mocked: Gateway) -> Calls:
     return Calls(mocked)
+
+
+@pytest.fixture(scope="session")
+def keyed(provider_server: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with a key of its own for its callers, and keys for two of its providers."""
+    env = all_at(provider_server.url) | {
+        "LLMGATE_KEYS": f"app:{GATEWAY_KEY}",
+        "LLMGATE_ADMIN_TOKEN": ADMIN_TOKEN,
+        "LLMGATE_PROVIDERS__OPENAI__API_KEY": POOLED_KEY,
+        "LLMGATE_PROVIDERS__ANTHROPIC__API_KEY": POOLED_ANTHROPIC_KEY,
+    }
+    with running_gateway(tmp_path_factory.mktemp("keyed"), env) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def keyed_calls(keyed: Gateway) -> Calls:
+    return Calls(keyed)

@@ -17,8 +17,9 @@ import pytest
 from asgi_llmgate import __version__
 from tests import wire
 from tests.e2e.conftest import Calls
+from tests.processes import ServerProcess, clean_environment, llmgate
 from tests.provider import Provider
-from tests.servers import Gateway, ServerProcess, clean_environment, llmgate
+from tests.servers import Gateway
 
 SECRETS = {
     "LLMGATE_KEYS": "app:lg_test_canary_gateway_key",

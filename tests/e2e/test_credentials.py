@@ -2,56 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
-
 import anthropic
-import httpx
 import openai
 import pytest
 
 from tests import wire
 from tests.e2e.conftest import Calls
+from tests.e2e.keys import (
+    CALLER_KEY,
+    COOKIE,
+    GATEWAY_KEY,
+    MESSAGE,
+    POOLED_ANTHROPIC_KEY,
+    POOLED_KEY,
+    post,
+)
 from tests.provider import Answer, Provider
-from tests.servers import Gateway, all_at, running_gateway
-
-GATEWAY_KEY = "lg_test_canary_gateway_key_0123456789"
-POOLED_KEY = "sk-canary-pooled-openai-key"
-POOLED_ANTHROPIC_KEY = "sk-ant-canary-pooled-key"
-CALLER_KEY = "sk-canary-callers-own-key"
-ADMIN_TOKEN = "canary-admin-token-0123456789abcdef"
-COOKIE = "canary-session-cookie"
-CANARIES = (GATEWAY_KEY, POOLED_KEY, POOLED_ANTHROPIC_KEY, CALLER_KEY, ADMIN_TOKEN, COOKIE)
-
-CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
-MESSAGE = {"model": "claude-sonnet-4-6", "max_tokens": 100, "messages": CHAT["messages"]}
-
-
-@pytest.fixture(scope="module")
-def keyed(provider_server: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway with a key of its own for its callers, and keys for two of its providers."""
-    env = all_at(provider_server.url) | {
-        "LLMGATE_KEYS": f"app:{GATEWAY_KEY}",
-        "LLMGATE_ADMIN_TOKEN": ADMIN_TOKEN,
-        "LLMGATE_PROVIDERS__OPENAI__API_KEY": POOLED_KEY,
-        "LLMGATE_PROVIDERS__ANTHROPIC__API_KEY": POOLED_ANTHROPIC_KEY,
-    }
-    with running_gateway(tmp_path_factory.mktemp("keyed"), env) as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def keyed_calls(keyed: Gateway) -> Calls:
-    return Calls(keyed)
-
-
-def post(
-    gateway: Gateway, path: str = "/v1/chat/completions", body: object = CHAT, **headers: str
-) -> httpx.Response:
-    """Send a JSON body; underscores in header names stand for hyphens."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return gateway.http.post(path, headers=named, json=body)
+from tests.servers import Gateway
 
 
 def test_the_callers_key_is_forwarded_where_nobody_has_a_gateway_key(
@@ -267,40 +234,3 @@ def test_a_refusal_of_the_callers_own_key_is_passed_on(
     assert answer.status_code == 401
     assert answer.json() == body
     assert CALLER_KEY not in str(calls.one())
-
-
-def test_no_secret_is_left_anywhere(keyed: Gateway, keyed_calls: Calls, provider: Provider) -> None:
-    """Not in files of the data folder (database, WAL and all), output, metrics or records."""
-
-    def refuse(_: object) -> Answer:
-        return Answer([wire.dumps({"error": {"message": " ".join(CANARIES)}})], 401)
-
-    cookie = f"session={COOKIE}"
-    post(keyed, authorization=f"Bearer {GATEWAY_KEY}", cookie=cookie)
-    post(keyed, LLMGate_Auth=GATEWAY_KEY, authorization=f"Bearer {CALLER_KEY}")
-    post(keyed, LLMGate_Auth=f"{GATEWAY_KEY}x", authorization=f"Bearer {CALLER_KEY}")
-    post(keyed, f"/v1beta/models/gemini-2.5-flash:generateContent?key={GATEWAY_KEY}", {})
-    post(keyed, "/v1/messages", MESSAGE, x_api_key=GATEWAY_KEY, cookie=cookie)
-    post(keyed, "/nowhere", authorization=f"Bearer {CALLER_KEY}")
-    provider.default = refuse
-    post(keyed, authorization=f"Bearer {GATEWAY_KEY}")
-    keyed_calls.new(6)  # An unknown path is no call.
-    metrics = keyed.http.get("/metrics", headers={"authorization": f"Bearer {ADMIN_TOKEN}"})
-    shown = [
-        keyed.output,
-        metrics.text,
-        keyed.cli("doctor").stdout,
-        json.dumps(keyed.records()),
-    ]
-
-    assert metrics.status_code == 200
-    assert {(canary, text[:80]) for canary in CANARIES for text in shown if canary in text} == set()
-    assert {
-        (canary, file.name) for file, text in files(keyed) for canary in CANARIES if canary in text
-    } == set()
-
-
-def files(gateway: Gateway) -> list[tuple[Path, str]]:
-    found = [file for file in gateway.data_dir.rglob("*") if file.is_file()]
-    assert [file for file in found if "sqlite" in file.name or "journal" in file.name]
-    return [(file, file.read_bytes().decode("latin-1")) for file in found]
