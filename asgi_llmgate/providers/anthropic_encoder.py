@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from asgi_llmgate.providers._parts import clean_id, seal_envelope
+from asgi_llmgate.providers._parts import annotations_of, clean_id, seal_envelope
 from asgi_llmgate.providers._sse import named_event
 from asgi_llmgate.providers.inner import Call, Inner
 from asgi_llmgate.providers.provider_errors import ProviderError, anthropic_error
 
-__all__ = ["TOOL_ID", "AnthropicStreamEncoder", "stop_fields", "usage_fields"]
+__all__ = ["TOOL_ID", "AnthropicStreamEncoder", "citations", "stop_fields", "usage_fields"]
 
 TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 
@@ -36,6 +36,7 @@ class AnthropicStreamEncoder:
         self._usage: Mapping[str, Any] | None = None
         self._refused = False
         self._tools: dict[int, int] = {}
+        self._texts: list[str] = []
 
     def feed(self, chunk: Inner) -> bytes:
         out = b"" if self._started else self._start(chunk)
@@ -56,8 +57,11 @@ class AnthropicStreamEncoder:
                 text = delta["refusal"]
                 self._refused = True
             if text:
+                self._texts.append(text)
                 out += self._enter("text", {"type": "text", "text": ""})
                 out += self._delta({"type": "text_delta", "text": text})
+            if delta.get("annotations"):
+                out += self._cite(delta)
             for call in delta.get("tool_calls") or ():
                 out += self._tool(call)
         if choice.get("finish_reason"):
@@ -128,6 +132,16 @@ class AnthropicStreamEncoder:
             out += self._delta({"type": "signature_delta", "signature": signature})
         return out + self._leave()
 
+    def _cite(self, delta: Mapping[str, Any]) -> bytes:
+        """Cite in the open text; what is cited elsewhere has no place in this format."""
+        if self._open != "text":
+            return b""
+        text = "".join(self._texts)
+        return b"".join(
+            self._delta({"type": "citations_delta", "citation": citation})
+            for citation in citations(delta, text)
+        )
+
     def _tool(self, call: Mapping[str, Any]) -> bytes:
         number = call.get("index", 0)
         function = call.get("function") or {}
@@ -161,6 +175,20 @@ class AnthropicStreamEncoder:
             }
             out += named_event(event)
         return out
+
+
+def citations(message: Mapping[str, Any], text: str) -> list[dict[str, Any]]:
+    """Return the web sources of `text` as Anthropic writes them."""
+    return [
+        {
+            "type": "web_search_result_location",
+            "url": citation.get("url"),
+            "title": citation.get("title"),
+            "cited_text": text[citation.get("start_index") or 0 : citation.get("end_index") or 0],
+            "encrypted_index": "",
+        }
+        for citation in annotations_of(message)
+    ]
 
 
 def stop_fields(choice: Mapping[str, Any], *, refused: bool) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 
 from asgi_llmgate.core.json import dumps
 from asgi_llmgate.providers._parts import (
-    annotations_of,
     arguments_object,
     clean_id,
     data_url,
@@ -24,6 +23,7 @@ from asgi_llmgate.providers._parts import (
 from asgi_llmgate.providers.anthropic_encoder import (
     TOOL_ID,
     AnthropicStreamEncoder,
+    citations,
     stop_fields,
     usage_fields,
 )
@@ -309,18 +309,9 @@ def _content(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     text = message.get("content") or message.get("refusal")
     if text:
         block: dict[str, Any] = {"type": "text", "text": text}
-        citations = [
-            {
-                "type": "web_search_result_location",
-                "url": citation.get("url"),
-                "title": citation.get("title"),
-                "cited_text": text[citation.get("start_index", 0) : citation.get("end_index", 0)],
-                "encrypted_index": "",
-            }
-            for citation in annotations_of(message)
-        ]
-        if citations:
-            block["citations"] = citations
+        cited = citations(message, text)
+        if cited:
+            block["citations"] = cited
         blocks.append(block)
     for call in message.get("tool_calls") or ():
         signature = tool_signature(call)

@@ -27,6 +27,9 @@ __all__ = ["TOOL_ID", "TOOL_NAME", "Turns", "closed_schema", "limit_breakpoints"
 TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]+")
 
+# Of a thinking block: ours, and what OpenAI's SDK leaves in a message it has put together.
+_NOT_SENT = frozenset({"origin", "id", "index"})
+
 _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
 MAX_BREAKPOINTS = 4
@@ -78,7 +81,7 @@ class Turns:
 
     def _assistant(self, message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
         blocks = [
-            {k: v for k, v in block.items() if k not in {"origin", "id"}}
+            {k: v for k, v in block.items() if k not in _NOT_SENT}
             for block in message.get("thinking_blocks") or ()
             if block.get("origin", "anthropic") == "anthropic"
         ]

@@ -22,6 +22,27 @@ from asgi_llmgate.providers.provider_errors import ProviderError, gemini_error
 __all__ = ["GeminiStreamEncoder", "candidate", "open_signature", "usage_metadata"]
 
 _SEAL = b"llmgate."
+FINISH_REASONS = frozenset(
+    {
+        "STOP",
+        "MAX_TOKENS",
+        "SAFETY",
+        "RECITATION",
+        "LANGUAGE",
+        "OTHER",
+        "BLOCKLIST",
+        "PROHIBITED_CONTENT",
+        "SPII",
+        "MALFORMED_FUNCTION_CALL",
+        "IMAGE_SAFETY",
+        "UNEXPECTED_TOOL_CALL",
+        "TOO_MANY_TOOL_CALLS",
+        "MISSING_THOUGHT_SIGNATURE",
+        "MALFORMED_RESPONSE",
+        "MODEL_ARMOR",
+    }
+)
+"""Gemini's own words; other providers' are not passed on, as Cohere writes in capitals, too."""
 _FINISH = {"length": "MAX_TOKENS", "content_filter": "SAFETY"}
 
 
@@ -162,7 +183,7 @@ def candidate(choice: Mapping[str, Any], number: int, call: Call) -> dict[str, A
 def finish_fields(choice: Mapping[str, Any]) -> dict[str, Any]:
     """Return the finish reason; Gemini's own word where it was Gemini's."""
     native = choice.get("provider_finish_reason")
-    if isinstance(native, str) and native.isupper():
+    if native in FINISH_REASONS:
         return {"finishReason": native}
     return {"finishReason": _FINISH.get(choice.get("finish_reason") or "stop", "STOP")}
 
@@ -187,8 +208,10 @@ def usage_metadata(usage: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def sign(part: dict[str, Any], native: str | None, blocks: list[dict[str, Any]]) -> dict[str, Any]:
     """Return `part` with its signature: Gemini's own, or other blocks sealed."""
-    if native is None and len(blocks) == 1 and blocks[0].get("origin") == "gemini":
-        native, blocks = blocks[0]["signature"], []
+    if native is None and len(blocks) == 1:
+        only = blocks[0]
+        if only.get("origin") == "gemini" and not only.get("thinking"):
+            native, blocks = only["signature"], []
     if blocks:
         sealed = dumps({"blocks": blocks, "native": native})
         part["thoughtSignature"] = base64.b64encode(_SEAL + sealed).decode()

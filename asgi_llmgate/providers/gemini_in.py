@@ -56,7 +56,7 @@ class GeminiIn:
             # Google's JSON reader takes one message where a list is meant.
             tools = [tools] if isinstance(tools, Mapping) else tools
             request["tools"] = [made for tool in tools for made in _tools(tool)]
-        calling = (rest.pop("toolConfig", None) or {}).get("functionCallingConfig")
+        calling = _camel(rest.pop("toolConfig", None) or {}).get("functionCallingConfig")
         if calling:
             request["tool_choice"] = _tool_choice(calling)
         labels = rest.pop("labels", None)

@@ -70,6 +70,8 @@ _PRIVATE = frozenset(
     {"thinking_blocks", "reasoning_content", "is_error", "cache_control", "citations"}
 )
 
+_LISTS = frozenset({"thinking_blocks", "annotations", "citations", "images"})
+
 
 class ChatIn:
     """Callers that speak OpenAI chat."""
@@ -127,6 +129,7 @@ class ChatStreamEncoder:
             "model": call.model,
         }
         self._started = self._finished = False
+        self._numbers: dict[str, int] = {}
 
     def feed(self, chunk: Inner) -> bytes:
         if not self._started:
@@ -143,10 +146,21 @@ class ChatStreamEncoder:
             for choice in choices:
                 if choice.get("finish_reason"):
                     self._finished = True
+                self._number(choice["delta"])
             events = data_event(self._base | {"choices": choices})
         if self._with_usage and chunk.get("usage"):
             events += data_event(self._base | {"choices": [], "usage": chunk["usage"]})
         return events
+
+    def _number(self, delta: dict[str, Any]) -> None:
+        """Number the entries of lists: OpenAI's SDK joins those of one index, and demands one."""
+        for name in _LISTS & delta.keys():
+            numbered = []
+            for entry in delta[name]:
+                index = self._numbers.get(name, 0)
+                self._numbers[name] = index + 1
+                numbered.append({"index": index, **entry})
+            delta[name] = numbered
 
     def close(self) -> bytes:
         end = b"data: [DONE]\n\n"

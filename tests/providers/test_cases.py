@@ -139,9 +139,11 @@ def stream_bytes(case: Case) -> bytes:
             for kind, name, payload in case["frames"]
         )
     if "lines" in case:
-        return "\n".join(case["lines"]).encode()
+        lines: list[str] = case["lines"]
+        return "\n".join(lines).encode()
     events = [b"data: " + dumps(payload) + b"\n\n" for payload in case["payloads"]]
-    return b"".join(events) + case.get("end", "").encode()
+    end: str = case.get("end", "")
+    return b"".join(events) + end.encode()
 
 
 @pytest.mark.parametrize("case", cases("in", "requests"))
