@@ -53,9 +53,7 @@ async def run(arguments: argparse.Namespace, folder: Path, provider: str) -> cPr
     memory = MemoryUpstream(chunks=arguments.chunks)
     gate = LLMGate(
         bench_settings(folder, provider),
-        upstream=MemoryUpstream(chunks=arguments.chunks)
-        if arguments.provider == "memory"
-        else None,
+        upstream=memory if arguments.provider == "memory" else None,
         log=NoLog() if arguments.log == "none" else None,
     )
     app: ASGIApp = slice_stack(gate) if arguments.stack == "slice" else gate
