@@ -16,7 +16,10 @@ directives        first reader            everyone who honours a header
 principal         AuthMiddleware          policy, tagging, limits, cache, dispatch, log
 caller_key        AuthMiddleware          dispatch
 tags              TaggingMiddleware       limits, cache, log
-cache             CacheMiddleware         log, response headers
+cache, cache_*,   CacheMiddleware         log, response headers
+original_id,
+saved_*
+prompt_*          PromptMiddleware        cache
 attempts          FallbackMiddleware,     log, response headers
                   else dispatch
 model_requested,  dispatch, else log      log, response headers
@@ -64,6 +67,7 @@ class GatewayContext:
         "attempts",
         "body",
         "cache",
+        "cache_reason",
         "caller_key",
         "client_left",
         "complete",
@@ -76,8 +80,13 @@ class GatewayContext:
         "is_stream",
         "metered",
         "model_requested",
+        "original_id",
         "principal",
+        "prompt_digest",
+        "prompt_epoch",
         "route",
+        "saved_ms",
+        "saved_nanousd",
         "started_at_us",
         "started_ns",
         "tags",
@@ -110,7 +119,17 @@ class GatewayContext:
         self.principal: Principal | None = None
         self.caller_key: CallerKey | None = None
         self.tags: Tags | None = None
+        # The prompt template that was rendered into the body: its content address, and a number
+        # that is raised whenever one of its labels moves.
+        self.prompt_digest: str | None = None
+        self.prompt_epoch: int | None = None
         self.cache: CacheStatus | None = None
+        # Why the cache had no part in the call, or had less than it could.
+        self.cache_reason: str | None = None
+        # Of an answer that was paid for by another call: that call, what it cost, how long it took.
+        self.original_id: str | None = None
+        self.saved_nanousd: int | None = None
+        self.saved_ms: float | None = None
         self.attempts: list[AttemptRecord] = []
         self.model_requested: str | None = None
         self.target_provider: str | None = None

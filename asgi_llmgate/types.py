@@ -323,3 +323,7 @@ class CallRecord(NamedTuple):
     response_body: bytes | None
     request_truncated: bool
     response_truncated: bool
+    cache_reason: str | None = None
+    saved_nanousd: int | None = None
+    saved_ms: float | None = None
+    original_id: str | None = None

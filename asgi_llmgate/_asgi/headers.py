@@ -42,8 +42,10 @@ def gateway_headers(context: GatewayContext) -> list[tuple[bytes, bytes]]:
         headers.append((b"llmgate-provider", context.target_provider.encode()))
         if context.target_model is not None:
             headers.append((b"llmgate-model", safe_value(context.target_model)))
-        # The attempt that is being answered is noted only when it is over.
-        headers.append((b"llmgate-attempts", b"%d" % (len(context.attempts) + (not is_error))))
+        # The attempt that is being answered is noted only when it is over; an answer from the
+        # cache took none.
+        running = not is_error and context.original_id is None
+        headers.append((b"llmgate-attempts", b"%d" % (len(context.attempts) + running)))
         if context.cost_nanousd is not None:
             headers.append((b"llmgate-cost-usd", usd(context.cost_nanousd).encode()))
         if context.upstream_started_ns is not None and not is_error:

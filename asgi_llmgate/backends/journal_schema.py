@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 JOURNAL_FILE = "journal.sqlite"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 _FIELDS = CallRecord._fields
 _ATTEMPTS = _FIELDS.index("attempts")
@@ -91,11 +91,14 @@ def open_journal(folder: Path) -> apsw.Connection:
 
 def create_tables(connection: apsw.Connection) -> None:
     """Make the tables where there are none, and check those that are there."""
-    if _version(connection) == 0:
+    if _version(connection) < SCHEMA_VERSION:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if _version(connection) == 0:  # Another worker may have been faster.
+            version = _version(connection)  # Another worker may have been faster.
+            if version == 0:
                 connection.execute(SCHEMA)
+            elif version < SCHEMA_VERSION:
+                _add_columns(connection)
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
@@ -158,6 +161,15 @@ def record_of(row: Sequence[Any], bodies: Sequence[Any] | None) -> CallRecord:
     if values[_PROPERTIES] is not None:
         values[_PROPERTIES] = loads(values[_PROPERTIES])
     return CallRecord._make(values)
+
+
+def _add_columns(connection: apsw.Connection) -> None:
+    """Bring the journal of an older version up to date: fields are only ever added."""
+    present = {row[1] for row in connection.execute("PRAGMA table_info(calls)")}
+    for name in COLUMNS:
+        if name not in present:
+            connection.execute(f"ALTER TABLE calls ADD COLUMN {name}")
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _version(connection: apsw.Connection) -> int:

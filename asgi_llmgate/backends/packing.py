@@ -23,6 +23,7 @@ LEVEL = 1
 # What is larger was not written by us: a few bytes can spell gigabytes.
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024
 
+_ERRORS = (zlib.error,) if zstandard is None else (zlib.error, zstandard.ZstdError)
 _PLAIN, _ZSTD, _ZLIB = b"0", b"Z", b"z"
 
 
@@ -60,6 +61,6 @@ def unpack(packed: bytes) -> bytes | None:
             inflater = zlib.decompressobj()
             value = inflater.decompress(rest, MAX_UNPACKED_BYTES)
             return value if inflater.eof else None
-    except (zlib.error, *(() if zstandard is None else (zstandard.ZstdError,))):
+    except _ERRORS:
         return None
     return None

@@ -21,6 +21,8 @@ class Label(StrEnum):
     """Digests by which gateway keys are looked up."""
     BYOK_TENANT = "byok-tenant"
     """Tenants of callers who are known by a provider key only."""
+    CACHE = "cache"
+    """Keys and codes of cache entries."""
     PROVIDER_KEYS = "provider-keys"
     """Envelopes around the operator's provider keys."""
     KEY_NAME = "secret-id"

@@ -55,6 +55,10 @@ PUBLIC_FIELDS = (
     "response_body",
     "request_truncated",
     "response_truncated",
+    "cache_reason",
+    "saved_nanousd",
+    "saved_ms",
+    "original_id",
 )
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

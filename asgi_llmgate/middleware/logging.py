@@ -298,4 +298,8 @@ class Recorder:
             response_body=response_body,
             request_truncated=request_truncated,
             response_truncated=response_truncated,
+            cache_reason=context.cache_reason,
+            saved_nanousd=context.saved_nanousd,
+            saved_ms=context.saved_ms,
+            original_id=context.original_id,
         )

@@ -73,6 +73,10 @@ def test_the_public_object_is_the_one_of_the_documentation() -> None:
         "response_body": "\ufffdok",
         "request_truncated": False,
         "response_truncated": False,
+        "cache_reason": None,
+        "saved_nanousd": None,
+        "saved_ms": None,
+        "original_id": None,
     }
 
 

@@ -1,0 +1,191 @@
+"""Which requests may share an answer. The only place that decides sameness.
+
+A key is an HMAC-SHA256 over fields that are each preceded by their length, so that no two lists
+of fields join to the same bytes. What tells requests apart is the JSON value of the body, not its
+spelling: order of keys and white space are out, everything else is in. A field that nobody here
+has heard of is in: a needless miss costs a request, a wrong hit costs trust.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import struct
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NewType
+from urllib.parse import parse_qsl
+
+import orjson
+
+from asgi_llmgate.core.json import JSONError
+
+__all__ = ["ATTRIBUTION", "NOT_IN_KEY", "CacheKey", "Question", "cache_key", "partition"]
+
+CacheKey = NewType("CacheKey", str)
+"""64 hex digits."""
+
+# Raised whenever keys or entries change their meaning: what an older version wrote is then unseen.
+SCHEMA = b"llmgate-cache-1"
+
+NOT_IN_KEY = frozenset(
+    {
+        "stream",  # one record is replayed either way
+        "stream_options",  # as above: usage at the end of a stream, padding of its events
+    }
+)
+"""Fields that never change what an answer says."""
+
+ATTRIBUTION = frozenset(
+    {
+        "metadata",  # stored with the call, not shown to the model
+        "safety_identifier",  # abuse attribution only
+        "user",  # attribution only; isolation is the namespace's job
+    }
+)
+"""Fields that name the caller. A provider does not show them to the model, so that they are left
+out in front of one; an application of somebody's own may well personalise by them."""
+
+# What a query says of form and credentials; all else is in (`api-version`, for example).
+_NOT_IN_KEY_OF_QUERY = frozenset({"alt", "key"})
+
+# Behind 64 bits orjson makes a float of an integer, and different ones become the same.
+_LONG_NUMBER = b"0" * 17
+_DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
+
+_LENGTH = struct.Struct(">q")
+_NONE = _LENGTH.pack(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Everything that an answer depends on.
+
+    Args:
+        namespace: Whose answers these are; never empty.
+        dialect: What the caller speaks: answers are replayed within it.
+        wire_format: As in `Route.format`.
+        endpoint: Path that was asked, without what only decides between stream and JSON.
+        query: The query string as sent; credentials and form are left out here.
+        request: The decoded body, after prompt templates were resolved.
+        body: The bytes it was decoded from, if there are any.
+        target: What the caller said about where to go: provider or URL.
+        headers: Further headers that change answers, as (name, value).
+        prompt_digest: Content address of the prompt template; None without one.
+        prompt_epoch: Raised whenever a label of that prompt moves.
+        seed: The caller's own separator.
+        data_versions: Of the data that answers are made from.
+        ignored: Top-level names of the body that do not tell requests apart.
+    """
+
+    namespace: str
+    dialect: str
+    wire_format: str
+    endpoint: str
+    request: Mapping[str, Any]
+    query: bytes = b""
+    body: bytes | None = None
+    target: tuple[str | None, ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    prompt_digest: str | None = None
+    prompt_epoch: int | None = None
+    seed: str | None = None
+    data_versions: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    left_out: Collection[str] = field(default=NOT_IN_KEY)
+
+
+def cache_key(secret: bytes, question: Question) -> CacheKey:
+    """Return the key under which answers to `question` are stored.
+
+    Raises:
+        ValueError: the namespace is empty: callers without one must bypass the cache.
+    """
+    if not question.namespace:
+        raise ValueError("a cache key needs a namespace")
+    epoch = question.prompt_epoch
+    ignored = sorted(set(question.ignored))
+    fields: list[bytes | None] = [
+        SCHEMA,
+        question.namespace.encode("utf-8", "surrogatepass"),
+        question.dialect.encode(),
+        question.wire_format.encode(),
+        question.endpoint.encode("utf-8", "surrogatepass"),
+        _canonical_query(question.query) if question.query else b"",
+        _joined(question.target),
+        _joined(part for header in question.headers for part in header),
+        _encoded(question.prompt_digest),
+        None if epoch is None else b"%d" % epoch,
+        _encoded(question.seed),
+        _joined(question.data_versions),
+        _joined(ignored),
+        _canonical(question, ignored),
+    ]
+    return CacheKey(hmac.digest(secret, _joined(fields), "sha256").hex())
+
+
+def partition(secret: bytes, namespace: str) -> str:
+    """Return a name for `namespace` that does not tell it: 16 hex digits."""
+    text = b"partition\0" + namespace.encode("utf-8", "surrogatepass")
+    return hmac.digest(secret, text, "sha256").hex()[:16]
+
+
+def _canonical(question: Question, ignored: list[str]) -> bytes:
+    """Return the body as JSON with sorted keys, equal for equal values and for no others."""
+    request = question.request
+    out = question.left_out
+    body = question.body
+    is_exact = body is None or _LONG_NUMBER not in body.translate(_DIGITS)
+    if not is_exact:
+        # Once more, by a reader that keeps every digit.
+        assert body is not None
+        request = _exactly(body)
+    identity = {
+        name: value for name, value in request.items() if name not in out and name not in ignored
+    }
+    if is_exact:
+        try:
+            canonical = orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)
+        except (TypeError, ValueError):
+            pass  # lone surrogates, integers of more than 64 bits
+        else:
+            # NaN and Infinity, which Python reads and writes, would be null.
+            if body is None or (b"NaN" not in body and b"Infinity" not in body):
+                return b"o" + canonical
+            request = identity = {
+                name: value for name, value in _exactly(body).items() if name in identity
+            }
+    return b"p" + json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _exactly(body: bytes) -> dict[str, Any]:
+    """Decode with Python's own reader, to which integers of any length are integers."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise JSONError(str(error)) from None
+    return value if isinstance(value, dict) else {}
+
+
+def _canonical_query(query: bytes) -> bytes:
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    return _joined(
+        part for pair in sorted(pairs) if pair[0] not in _NOT_IN_KEY_OF_QUERY for part in pair
+    )
+
+
+def _encoded(text: str | None) -> bytes | None:
+    return None if text is None else text.encode("utf-8", "surrogatepass")
+
+
+def _joined(parts: Iterable[bytes | str | None]) -> bytes:
+    """Join `parts`, each after its length, so that no other list joins to the same bytes."""
+    joined: list[bytes] = []
+    for part in parts:
+        if part is None:
+            joined.append(_NONE)
+            continue
+        raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        joined.append(_LENGTH.pack(len(raw)))
+        joined.append(raw)
+    return b"".join(joined)
