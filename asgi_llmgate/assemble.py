@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from asgi_llmgate.backends.journal import JournalLogSink
 from asgi_llmgate.core.registry import Provider, ProviderKey, Registry
 from asgi_llmgate.errors import ConfigurationError
 from asgi_llmgate.pricing import Prices
@@ -15,11 +15,27 @@ from asgi_llmgate.settings import Settings
 from asgi_llmgate.types import Secret
 from asgi_llmgate.upstream.demo import DEMO_BASE_URL
 
+if TYPE_CHECKING:
+    from asgi_llmgate.backends.journal import JournalLogSink
+
 __all__ = ["journal_of", "prices_of", "registry_of", "timeouts_of"]
 
 
 def journal_of(settings: Settings) -> JournalLogSink:
-    """Return the journal of the data folder; nothing is opened yet."""
+    """Return the journal of the data folder; nothing is opened yet.
+
+    Raises:
+        ConfigurationError: SQLite's driver is not installed, as in a base install.
+    """
+    try:
+        from asgi_llmgate.backends.journal import JournalLogSink
+    except ModuleNotFoundError as error:
+        if error.name != "apsw":
+            raise
+        raise ConfigurationError(
+            "The journal needs apsw, which is not installed.\n"
+            'HINT: run `pip install "asgi-llmgate[standalone]"`, or pass `log=`.'
+        ) from None
     log = settings.log
     return JournalLogSink(
         settings.data_dir,

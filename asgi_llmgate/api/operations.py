@@ -9,7 +9,6 @@ from pathlib import Path
 from starlette.types import Receive, Scope, Send
 
 from asgi_llmgate._asgi.respond import send_json
-from asgi_llmgate.backends.metrics import render
 from asgi_llmgate.context import first_headers
 from asgi_llmgate.core.credentials import admin_token_digest, check_admin_token
 
@@ -55,6 +54,8 @@ class Operations:
                 [(b"www-authenticate", b"Bearer")],
             )
         else:
+            from asgi_llmgate.backends.metrics import render  # needs SQLite's driver, an extra
+
             content = await asyncio.to_thread(render, self._data_dir)
             headers = [
                 (b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),

@@ -30,6 +30,8 @@ DEFAULT_MAX_BODY_BYTES = 256 * 1024
 # Past this an answer is relayed unmetered; its usage is estimated.
 MAX_METERED_BYTES = 32 * 1024 * 1024
 
+MAX_MODEL_CHARS = 256
+
 # nginx's status for "the client closed the request before an answer".
 CLIENT_LEFT = 499
 
@@ -266,8 +268,8 @@ class Recorder:
             format=route.format,
             route=route.name,
             provider=context.target_provider,
-            model_requested=context.model_requested,
-            model=context.target_model,
+            model_requested=clipped(context.model_requested),
+            model=clipped(context.target_model),
             status=status,
             error_code=context.error_code,
             is_stream=context.is_stream,
@@ -303,3 +305,8 @@ class Recorder:
             saved_ms=context.saved_ms,
             original_id=context.original_id,
         )
+
+
+def clipped(name: str | None) -> str | None:
+    """Return a model's name, bounded: it comes from a request, or from a provider."""
+    return name if name is None else name[:MAX_MODEL_CHARS]
