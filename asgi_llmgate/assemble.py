@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from asgi_llmgate.context import GatewayContext
+from asgi_llmgate.control import Control
 from asgi_llmgate.core.registry import Provider, ProviderKey, Registry
+from asgi_llmgate.core.targets import resolve_targets
 from asgi_llmgate.errors import ConfigurationError
+from asgi_llmgate.keyfile import secret_keys
 from asgi_llmgate.pricing import Prices
 from asgi_llmgate.protocols import Timeouts
 from asgi_llmgate.providers.registry import ProviderOverride, load_registry
@@ -18,7 +22,15 @@ from asgi_llmgate.upstream.demo import DEMO_BASE_URL
 if TYPE_CHECKING:
     from asgi_llmgate.backends.journal import JournalLogSink
 
-__all__ = ["journal_of", "prices_of", "registry_of", "timeouts_of"]
+__all__ = [
+    "control_of",
+    "journal_of",
+    "prices_of",
+    "registry_of",
+    "secrets_of",
+    "targets_of",
+    "timeouts_of",
+]
 
 
 def journal_of(settings: Settings) -> JournalLogSink:
@@ -86,6 +98,46 @@ def registry_of(settings: Settings, environment: Mapping[str, str] = os.environ)
             stream_usage=True,
         )
     return load_registry(overrides, allowed_hosts=settings.upstream.target_hosts)
+
+
+def secrets_of(settings: Settings) -> tuple[bytes, ...]:
+    """Return the secret key in force, then the others; makes one if there is none."""
+    shared = settings.redis_url is not None or settings.database_url is not None
+    given = settings.secret_key.get_secret_value() if settings.secret_key else None
+    return secret_keys(given, settings.data_dir, shared=shared)
+
+
+def control_of(settings: Settings, registry: Callable[[], Registry]) -> Control:
+    """Return the control plane; nothing is opened, and no secret made, before it is needed.
+
+    Args:
+        registry: Of the providers for which keys may be stored.
+    """
+    url = settings.database_url.get_secret_value() if settings.database_url else None
+
+    def provider_id(name: str) -> str | None:
+        found = registry().get(name)
+        return None if found is None else found.id
+
+    return Control(
+        url=url,
+        folder=settings.data_dir,
+        secrets=lambda: secrets_of(settings),
+        tenants=settings.keys,
+        providers=provider_id,
+    )
+
+
+def targets_of(
+    registry: Registry,
+) -> Callable[[GatewayContext, str | None], list[tuple[str, str | None]]]:
+    """Return what tells, before a call is made, to which providers and models it may go."""
+
+    def targets(context: GatewayContext, model: str | None) -> list[tuple[str, str | None]]:
+        found = resolve_targets(context.route, model, context.directives, registry)
+        return [(target.provider.id, target.model) for target in found]
+
+    return targets
 
 
 def _key_of(provider: Provider, environment: Mapping[str, str]) -> tuple[ProviderKey, ...]:

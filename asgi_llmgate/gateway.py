@@ -1,6 +1,7 @@
 """The whole stack in one ASGI application, mounted into another or standing alone.
 
     hygiene → routes ─┬─ /healthz /readyz /metrics                       (api/)
+                      ├─ /llmgate/api/v1/*                               (api/)
                       └─ logging → auth → tagging → dispatch → provider
 
 Building one does no I/O: files, connections and threads come with the first call that needs
@@ -23,13 +24,25 @@ from starlette.types import Receive, Scope, Send
 
 from asgi_llmgate._asgi.lifespan import on_sigterm, serve_lifespan
 from asgi_llmgate._asgi.respond import send_plain_error
+from asgi_llmgate.api.keys import key_routes
 from asgi_llmgate.api.operations import Operations
-from asgi_llmgate.assemble import journal_of, prices_of, registry_of, timeouts_of
+from asgi_llmgate.api.router import API_PREFIX, AdminApi, AdminRoute
+from asgi_llmgate.assemble import (
+    control_of,
+    journal_of,
+    prices_of,
+    registry_of,
+    secrets_of,
+    targets_of,
+    timeouts_of,
+)
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext, first_headers, relative_path
+from asgi_llmgate.control import Control
+from asgi_llmgate.core.registry import Registry
 from asgi_llmgate.core.routes import match_route
 from asgi_llmgate.dispatch import Dispatch
-from asgi_llmgate.errors import ConfigurationError, UnknownRouteError
-from asgi_llmgate.keyfile import admin_token, secret_key
+from asgi_llmgate.errors import BackendError, ConfigurationError, UnknownRouteError
+from asgi_llmgate.keyfile import admin_token
 from asgi_llmgate.logs import configure_logging, hide_keys_in_access_log
 from asgi_llmgate.middleware.auth import AuthMiddleware
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
@@ -103,24 +116,26 @@ class LLMGate:
     @cached_property
     def _stack(self) -> HygieneMiddleware:
         settings = self.settings
-        shared = settings.redis_url is not None or settings.database_url is not None
-        given = settings.secret_key.get_secret_value() if settings.secret_key else None
+        secret, *previous_secrets = secrets_of(settings)
         dispatch = Dispatch(
             upstream=self.upstream,
-            registry=registry_of(settings),
+            registry=self._registry,
             timeouts=timeouts_of(settings, stream=False),
             stream_timeouts=timeouts_of(settings, stream=True),
             max_upload_bytes=settings.limits.max_upload_bytes,
-            shared_state=settings.auth.shared_files
-            or (len(settings.keys) <= 1 and self._authenticate is None),
+            shared_state=self._is_one_tenant,
+            stored_keys=self.control.provider_keys.pooled,
         )
         tagging = TaggingMiddleware(dispatch)
-        auth = AuthMiddleware(
+        auth = self._auth = AuthMiddleware(
             tagging,
             keys={name: key.get_secret_value() for name, key in settings.keys.items()},
             authenticate=self._authenticate,
             mode=settings.auth.mode,
-            secret=secret_key(given, settings.data_dir, shared=shared),
+            secret=secret,
+            previous_secrets=previous_secrets,
+            store=self.control,
+            targets=targets_of(self._registry),
             allowed_origins=settings.auth.allowed_origins,
         )
         self._calls = LoggingMiddleware(
@@ -145,6 +160,33 @@ class LLMGate:
             is_ready=lambda: not self.draining,
         )
 
+    @cached_property
+    def control(self) -> Control:
+        """Virtual keys and stored provider keys."""
+        return control_of(self.settings, lambda: self._registry)
+
+    @cached_property
+    def _registry(self) -> Registry:
+        return registry_of(self.settings)
+
+    def _is_one_tenant(self) -> bool:
+        """Tell whether all who use a pooled key may see what was made with it."""
+        settings, keyring = self.settings, self._auth.keyring
+        if settings.auth.shared_files:
+            return True
+        has_others = self._authenticate is not None or (keyring is not None and keyring.has_keys)
+        return len(settings.keys) <= 1 and not has_others
+
+    @cached_property
+    def _api(self) -> AdminApi:
+        _ = self._stack  # knows the virtual keys
+        settings = self.settings
+        given = settings.admin_token.get_secret_value() if settings.admin_token else None
+        routes: list[AdminRoute] = []
+        routes += key_routes(self.control, lambda: routes)
+        token = admin_token(given, settings.data_dir)
+        return AdminApi(routes, token=token, keyring=self._auth.keyring)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             if not self._is_warm:
@@ -164,6 +206,9 @@ class LLMGate:
         if self._operations.serves(path):
             await self._operations(scope, receive, send, path)
             return
+        if path.startswith(API_PREFIX):
+            await self._api(scope, receive, send, path)
+            return
         headers = first_headers(scope)
         route = match_route(method, path, scope.get("raw_path"), headers)
         if route is None:
@@ -177,7 +222,12 @@ class LLMGate:
     async def startup(self) -> None:
         """Build the stack now, so that mistakes in the settings stop the start."""
         self.draining = False
-        _ = self._stack, self._operations
+        _ = self._stack, self._operations, self._api
+        try:
+            await self.control.start()
+        except BackendError as error:
+            # Keys seen before work without it, and it may come back: no reason not to start.
+            logger.error("%s; virtual keys are refused until it answers", error)
         self._start_warming()
         on_sigterm(self._drain)
 
@@ -211,7 +261,12 @@ class LLMGate:
                 del made["log"]
             else:
                 await self.log.flush()
+        if "_stack" in made and self._auth.keyring is not None:
+            await self._auth.keyring.aclose()
+        if "control" in made:
+            await self.control.aclose()
         made.pop("_stack", None)
+        made.pop("_api", None)
 
     @asynccontextmanager
     async def lifespan(self, _app: Any = None) -> AsyncIterator[None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from asgi_llmgate.errors import ConfigurationError
 
-__all__ = ["admin_token", "private_folder", "secret_key"]
+__all__ = ["admin_token", "private_folder", "secret_key", "secret_keys"]
 
 MIN_SECRET_BYTES = 32
 
@@ -23,24 +23,31 @@ def private_folder(folder: Path) -> Path:
 
 
 def secret_key(given: str | None, folder: Path, *, shared: bool) -> bytes:
-    """Return the key from which all others derive.
+    """Return the key from which all others derive: the first of `secret_keys`."""
+    return secret_keys(given, folder, shared=shared)[0]
+
+
+def secret_keys(given: str | None, folder: Path, *, shared: bool) -> tuple[bytes, ...]:
+    """Return the secret key in force, then others that still open what they sealed.
 
     Args:
-        given: `LLMGATE_SECRET_KEY`: at least 32 bytes, as hex or base64; None makes one, once.
-        folder: Where the one made is kept.
+        given: `LLMGATE_SECRET_KEY`: at least 32 bytes, as hex or base64, or several joined by
+            commas; None makes one, once.
+        folder: Where the one made is kept: one per line, the first in force.
         shared: Several machines share a store, so a key made by one of them will not do.
 
     Raises:
         ConfigurationError: it is too short, unreadable, or missing where it must be given.
     """
     if given is not None:
-        return _decoded(given)
+        return tuple(_decoded(part) for part in given.split(","))
     if shared:
         raise ConfigurationError(
             "LLMGATE_SECRET_KEY is needed where a Redis or a database is shared.\n"
             "HINT: make one with `openssl rand -hex 32` and give it to every machine."
         )
-    return bytes.fromhex(_made_once(folder / "secret.key", lambda: secrets.token_hex(32)))
+    kept = _made_once(folder / "secret.key", lambda: secrets.token_hex(32))
+    return tuple(_decoded(line) for line in kept.splitlines())
 
 
 def admin_token(given: str | None, folder: Path) -> str:
