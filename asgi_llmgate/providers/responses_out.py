@@ -108,7 +108,8 @@ def _assistant(message: Mapping[str, Any], where: str, losses: Losses) -> list[d
         if block.get("origin") == "openai" and block.get("signature"):
             text = block.get("thinking")
             summary = [{"type": "summary_text", "text": text}] if text else []
-            item = {"type": "reasoning", "summary": summary}
+            named = {"id": block["id"]} if block.get("id") else {}
+            item = {"type": "reasoning", **named, "summary": summary}
             items.append(item | {"encrypted_content": block["signature"]})
     content = message.get("content")
     if isinstance(content, list):
@@ -116,14 +117,10 @@ def _assistant(message: Mapping[str, Any], where: str, losses: Losses) -> list[d
             if part.get("type") not in {"text", "refusal"}:
                 losses.drop(where, f"`{part.get('type')}` is known to one provider only")
         content = [part for part in content if part.get("type") in {"text", "refusal"}]
-    said = []
-    text = text_of(content)
+    # Content parts of an assistant need an item id of OpenAI's making; a string does not.
+    text = text_of(content) or message.get("refusal")
     if text:
-        said.append({"type": "output_text", "text": text})
-    if message.get("refusal"):
-        said.append({"type": "refusal", "refusal": message["refusal"]})
-    if said:
-        items.append({"role": "assistant", "content": said})
+        items.append({"role": "assistant", "content": text})
     for call in message.get("tool_calls") or ():
         if "custom" in call:
             kind = {"type": "custom_tool_call", "input": call["custom"].get("input") or ""}
@@ -161,7 +158,7 @@ def _parts(content: Any, where: str) -> list[dict[str, Any]]:
                     file.setdefault("filename", "document.pdf")
                 parts.append({"type": "input_file", **file})
             case "input_audio":
-                parts.append({"type": "input_audio", "input_audio": part["input_audio"]})
+                raise refuse(f"{where}[{position}]", "the Responses API takes no audio")
             case kind:
                 at = f"{where}[{position}]"
                 raise refuse(at, f"`{kind}` content is known to one provider only")

@@ -81,7 +81,7 @@ HELLO: dict[str, list[bytes]] = {
     ),
 }
 MATRIX = [(source, target) for source in INBOUND for target in OUTBOUND if source != target]
-BODIES = {
+BODIES: dict[str, dict[str, Any]] = {
     "openai-chat": {"messages": [{"role": "user", "content": "Hi"}]},
     "openai-responses": {"input": "Hi"},
     "anthropic-messages": {"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]},
