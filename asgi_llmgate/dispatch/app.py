@@ -196,16 +196,25 @@ class Dispatch:
             response = await self.upstream.open(upstream_request)
             status = response.status
             relay = Relay(
-                context, response, send, pooled=pooled, withhold_usage=withhold, request=request
+                context,
+                response,
+                send,
+                pooled=pooled,
+                withhold_usage=withhold,
+                request=request,
+                before_last=watch.stop,
             )
             await relay.run()
             reason = context.error_code  # of a stream that ended in an error event
         except asyncio.CancelledError:
-            reason = "client_left"
-            if watch.caused():
+            if not watch.caused():
+                reason = "cancelled"
+                raise
+            # SDKs hang up at `[DONE]`, without waiting for the end of the body: all was there.
+            if not context.complete:
+                reason = "client_left"
                 context.client_left = True
                 raise ClientDisconnectedError from None
-            raise
         except GatewayError as error:
             reason = error.code
             raise

@@ -7,6 +7,7 @@ else goes out chunk by chunk as it comes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import Send
@@ -43,9 +44,20 @@ class Relay:
         pooled: The call was made with the operator's key, so what only concerns him stays here.
         withhold_usage: The usage chunk was asked for by us, not by the caller.
         request: The JSON body, for estimates; None if it was not parsed.
+        before_last: Called before the last message is sent. Who gets everything has not left,
+            whatever the host says afterwards.
     """
 
-    __slots__ = ("_meter", "context", "pooled", "request", "response", "send", "withhold_usage")
+    __slots__ = (
+        "_meter",
+        "before_last",
+        "context",
+        "pooled",
+        "request",
+        "response",
+        "send",
+        "withhold_usage",
+    )
 
     def __init__(
         self,
@@ -56,7 +68,9 @@ class Relay:
         pooled: bool,
         withhold_usage: bool,
         request: dict[str, Any] | None,
+        before_last: Callable[[], None],
     ) -> None:
+        self.before_last = before_last
         self.context = context
         self.response = response
         self.send = send
@@ -130,6 +144,7 @@ class Relay:
         if meter.is_cut_short:
             await self._end_broken("upstream_connect", "The provider ended the stream too early.")
             return
+        self.before_last()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _end_broken(self, code: str, message: str) -> None:
@@ -143,6 +158,7 @@ class Relay:
             message=message,
             request_id=context.id,
         )
+        self.before_last()
         # The blank line closes an event of which only a part arrived.
         await self.send({"type": "http.response.body", "body": b"\n\n" + event})
 
@@ -171,6 +187,7 @@ class Relay:
             if header[0] != b"content-length"
         ]
         headers.append((b"content-length", b"%d" % size))
+        self.before_last()
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
@@ -189,6 +206,7 @@ class Relay:
             if is_metered and size <= MAX_METERED_BYTES:
                 seen.append(chunk)
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self.before_last()
         await send({"type": "http.response.body", "body": b""})
         context.complete = True
         if is_metered and size <= MAX_METERED_BYTES and status < 400:

@@ -20,9 +20,6 @@ from tests.asgi import http_scope
 from tests.stub_upstream import JSON, SSE, Reply, StubUpstream
 
 
-@pytest.mark.xfail(
-    reason="Dispatch watches for leavers until after the last message was sent", strict=True
-)
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 async def test_a_disconnect_with_the_last_message_is_no_leaving(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
