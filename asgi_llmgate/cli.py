@@ -11,6 +11,7 @@ import typer
 
 from asgi_llmgate._version import __version__
 from asgi_llmgate.cli_doctor import run_checks
+from asgi_llmgate.cli_keys import app_keys, app_provider_keys
 from asgi_llmgate.cli_logs import app_logs, stats
 from asgi_llmgate.errors import ConfigurationError
 from asgi_llmgate.settings import Settings, load_settings
@@ -25,7 +26,9 @@ cli = typer.Typer(
 )
 config = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
 cli.add_typer(config, name="config")
+cli.add_typer(app_keys, name="keys")
 cli.add_typer(app_logs, name="logs")
+cli.add_typer(app_provider_keys, name="provider-keys")
 cli.command()(stats)
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]

@@ -70,8 +70,9 @@ def key_routes(
         row = await pool.replace(call.path["id"], body.key.get_secret_value(), body.weight)
         return models.provider_key_view(row, usable=True)
 
-    async def remove_provider_key(call: AdminCall) -> None:
+    async def remove_provider_key(call: AdminCall) -> models.Removed:
         await pool.remove(call.path["id"])
+        return models.Removed(removed=call.path["id"])
 
     async def reseal(_: AdminCall) -> models.Resealed:
         return models.Resealed(resealed=await pool.reseal())
@@ -192,6 +193,7 @@ def key_routes(
             may.PROVIDER_KEYS_WRITE,
             remove_provider_key,
             "Remove a stored provider key.",
+            response=models.Removed,
         ),
         AdminRoute(
             "GET",

@@ -19,6 +19,7 @@ __all__ = [
     "NewProviderKey",
     "ProviderKeyList",
     "ProviderKeyView",
+    "Removed",
     "ReplacedProviderKey",
     "Resealed",
     "Rotation",
@@ -162,6 +163,10 @@ class ProviderKeyView(BaseModel):
 
 class ProviderKeyList(BaseModel):
     provider_keys: list[ProviderKeyView]
+
+
+class Removed(BaseModel):
+    removed: str
 
 
 class Resealed(BaseModel):

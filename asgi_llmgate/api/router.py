@@ -73,7 +73,6 @@ class AdminRoute:
     Args:
         path: Below the prefix; `{name}` is one segment.
         permission: What the caller needs. None is a mistake that stops the start.
-        answer: Returns a model, or None for 204.
         request: What the body must be; None for no body.
         response: What `answer` returns.
         query: Names of query parameters, with what they mean.
@@ -82,7 +81,7 @@ class AdminRoute:
     method: str
     path: str
     permission: Permission | None
-    answer: Callable[[AdminCall], Awaitable[BaseModel | dict[str, Any] | None]]
+    answer: Callable[[AdminCall], Awaitable[BaseModel | dict[str, Any]]]
     summary: str
     request: type[BaseModel] | None = None
     response: type[BaseModel] | None = None
@@ -155,7 +154,7 @@ class AdminApi:
         answer = await route.answer(AdminCall(principal, permissions, parameters, query, body))
         if isinstance(answer, BaseModel):
             return route.status, answer.model_dump(mode="json")
-        return route.status, answer if answer is not None else {}
+        return route.status, answer
 
     async def _caller(
         self, headers: Mapping[bytes, bytes]
