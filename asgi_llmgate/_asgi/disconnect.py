@@ -25,11 +25,12 @@ class DisconnectWatch:
         receive: The caller. Must be received from by nobody else while the watch is on.
         armed: False where the request body is still being received; whoever receives it then
             calls `arm` at its end, or `leave` if the caller left in the middle.
+        at_once: For calls that will take long anyway, such as streams.
     """
 
     __slots__ = ("_loop", "_receive", "_task", "_timer", "_watcher", "left")
 
-    def __init__(self, receive: Receive, *, armed: bool = True) -> None:
+    def __init__(self, receive: Receive, *, armed: bool = True, at_once: bool = False) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -38,7 +39,9 @@ class DisconnectWatch:
         self._watcher: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.left = False
-        if armed:
+        if armed and at_once:
+            self._start()
+        elif armed:
             self.arm()
 
     def arm(self) -> None:

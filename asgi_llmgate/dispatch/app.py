@@ -186,7 +186,7 @@ class Dispatch:
             body,
             timeouts_for(base, context.directives.timeout_ms),
         )
-        watch = DisconnectWatch(receive, armed=not is_upload)
+        watch = DisconnectWatch(receive, armed=not is_upload, at_once=context.is_stream)
         if is_upload:
             upstream_request.body = upload(context, receive, watch, self.max_upload_bytes)
         started = context.upstream_started_ns = time.perf_counter_ns()
