@@ -13,7 +13,7 @@ __all__ = ["make_upstream"]
 
 
 def make_upstream(
-    client: Literal["pyreqwest", "httpx"] = "pyreqwest",
+    client: Literal["pyreqwest", "httpx", "h1"] = "pyreqwest",
     *,
     max_connections: int | None = DEFAULT_MAX_CONNECTIONS,
     http2: bool = False,
@@ -29,13 +29,23 @@ def make_upstream(
 
         return HttpxUpstream(max_connections=max_connections, http2=http2, ca_file=ca_file)
     try:
+        if client == "h1":
+            if http2:
+                raise ConfigurationError(
+                    "The upstream client h1 speaks HTTP/1.1 only.\n"
+                    "HINT: leave HTTP/2 off, or set LLMGATE_UPSTREAM__CLIENT=pyreqwest."
+                )
+            from asgi_llmgate.upstream.h1 import H1Upstream
+
+            return H1Upstream(max_connections=max_connections, ca_file=ca_file)
         from asgi_llmgate.upstream.pyreqwest import PyreqwestUpstream
+
+        return PyreqwestUpstream(max_connections=max_connections, http2=http2, ca_file=ca_file)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != "pyreqwest":
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("pyreqwest", "httptools"):
             raise
-        raise ConfigurationError(
-            "The upstream client is pyreqwest, which is not installed.\n"
-            'HINT: run `pip install "asgi-llmgate[standalone]"`, '
-            "or set LLMGATE_UPSTREAM__CLIENT=httpx."
-        ) from None
-    return PyreqwestUpstream(max_connections=max_connections, http2=http2, ca_file=ca_file)
+    raise ConfigurationError(
+        f"The upstream client {client} needs {missing}, which is not installed.\n"
+        'HINT: run `pip install "asgi-llmgate[standalone]"`, or set LLMGATE_UPSTREAM__CLIENT=httpx.'
+    )

@@ -56,7 +56,7 @@ def clock_here(clock: Clock | None) -> Clock:
 class Clock:
     """Looks after the timers of the calls of one event loop."""
 
-    __slots__ = ("_handle", "_wake", "loop", "time", "timers")
+    __slots__ = ("_handle", "_shortest_s", "_timeouts", "_wake", "loop", "time", "timers")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -64,6 +64,25 @@ class Clock:
         self.timers: set[CallTimer] = set()
         self._handle: asyncio.TimerHandle | None = None
         self._wake = math.inf
+        self._timeouts: Timeouts | None = None
+        self._shortest_s = math.inf
+
+    def shortest_of(self, timeouts: Timeouts) -> float:
+        """Return the shortest limit of `timeouts`; most calls come with the same object."""
+        if timeouts is not self._timeouts:
+            self._timeouts = timeouts
+            limits = (
+                timeouts.connect_s,
+                timeouts.pool_s,
+                timeouts.write_s,
+                timeouts.first_byte_s,
+                timeouts.idle_s,
+                timeouts.total_s,
+            )
+            self._shortest_s = min(
+                [limit for limit in limits if limit is not None], default=math.inf
+            )
+        return self._shortest_s
 
     def wake_by(self, when: float) -> None:
         """Look at the timers at `when`, or sooner."""
@@ -105,20 +124,8 @@ class CallTimer:
         self._clock = clock
         self._cancel: Callable[[], object] | None = None
         now = clock.time()
-        shortest = timeouts.total_s
-        if shortest is None:
-            shortest = math.inf
-        self._total_due = now + shortest
-        limit_s = timeouts.first_byte_s
-        if limit_s is not None and limit_s < shortest:
-            shortest = limit_s
-        limit_s = timeouts.idle_s
-        if limit_s is not None and limit_s < shortest:
-            shortest = limit_s
-        limit_s = timeouts.write_s
-        if limit_s is not None and limit_s < shortest:
-            shortest = limit_s
-        self._shortest_s = shortest
+        self._shortest_s = shortest = clock.shortest_of(timeouts)
+        self._total_due = now + (math.inf if timeouts.total_s is None else timeouts.total_s)
         if shortest != math.inf:
             clock.timers.add(self)
             clock.wake_by(now + shortest)

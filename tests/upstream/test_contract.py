@@ -23,40 +23,15 @@ from asgi_llmgate.errors import (
     UpstreamTimeoutError,
 )
 from asgi_llmgate.protocols import Timeouts, Upstream, UpstreamRequest, UpstreamResponse
-from asgi_llmgate.upstream.h1 import H1Upstream
-from asgi_llmgate.upstream.httpx import HttpxUpstream
 from asgi_llmgate.upstream.pyreqwest import PyreqwestUpstream
 from tests.upstream.server import Connection, Server, deaf_port, serving
 
-TRANSPORTS: dict[str, Callable[..., Upstream]] = {
-    "pyreqwest": PyreqwestUpstream,
-    "httpx": HttpxUpstream,
-    "h1": H1Upstream,
-}
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 SECRET = b"sk-canary-5d1f"
 PATIENT = Timeouts(5, 5, 5, 5, 5, 20)
 AT_ONCE_S = 0.05
 """How long the server may wait until it sees that a caller left."""
-
-
-@pytest.fixture(params=TRANSPORTS)
-def make(request: pytest.FixtureRequest) -> Callable[..., Upstream]:
-    return TRANSPORTS[request.param]
-
-
-@pytest.fixture
-async def upstream(make: Callable[..., Upstream]) -> AsyncIterator[Upstream]:
-    upstream = make()
-    yield upstream
-    await upstream.aclose()
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with serving() as server:
-        yield server
 
 
 def post(
@@ -286,6 +261,19 @@ async def test_each_chunk_arrives_before_the_next_is_sent(
     assert [await response.read(), await response.read()] == [b"", b""]
 
 
+async def test_a_slow_reader_holds_the_provider_back(upstream: Upstream, server: Server) -> None:
+    size = 50_000_000
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size
+    response, connection = await opened(upstream, server, head)
+    sending = asyncio.ensure_future(connection.send(bytes(size)))
+    done, _ = await asyncio.wait([sending], timeout=0.3)
+    assert not done
+    received = len(await body_of(response))
+    await sending
+
+    assert received == size
+
+
 async def test_a_body_that_ends_with_the_connection_is_whole(
     upstream: Upstream, server: Server
 ) -> None:
@@ -513,6 +501,16 @@ async def test_aclose_closes_idle_connections(
     await assert_left_at_once(connection)
 
 
+async def test_closing_ends_calls_under_way(upstream: Upstream, server: Server) -> None:
+    opening = asyncio.ensure_future(upstream.open(get(server.url)))
+    connection = await server.accept()
+    await connection.request()
+    await upstream.aclose()
+
+    with pytest.raises(UpstreamConnectError):
+        await opening
+
+
 def test_one_upstream_serves_several_event_loops(make: Callable[..., Upstream]) -> None:
     upstream = make()
 
@@ -695,7 +693,8 @@ async def assert_timeout(
     elapsed_s = time.perf_counter() - started
 
     assert str(caught.value) == message
-    assert limit_s - 0.002 <= elapsed_s < limit_s + 1
+    # A loop that was busy counts from when it last looked at the clock.
+    assert limit_s * 0.7 <= elapsed_s < limit_s + 1
     assert_no_secret(caught.value)
     task = asyncio.current_task()
     assert task is not None

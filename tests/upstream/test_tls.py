@@ -15,17 +15,11 @@ from asgi_llmgate.protocols import Upstream
 from tests.upstream.server import serving
 from tests.upstream.test_contract import (
     OK,
-    TRANSPORTS,
     assert_no_secret,
     call,
     get,
     post,
 )
-
-
-@pytest.fixture(params=TRANSPORTS)
-def make(request: pytest.FixtureRequest) -> Callable[..., Upstream]:
-    return TRANSPORTS[request.param]
 
 
 @pytest.fixture(scope="module")
