@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from asgi_llmgate.context import GatewayContext
+from asgi_llmgate.core.adapt import changes_for
 from asgi_llmgate.core.forward import forward_all, forward_allowed, key_header
 from asgi_llmgate.core.json import dumps
 from asgi_llmgate.core.registry import Provider, ProviderKey
@@ -120,7 +121,7 @@ def body_for(
 
     The caller's own bytes go out unless something in them has to change.
     """
-    changes: dict[str, Any] = {}
+    changes, dropped = changes_for(target.provider, context.route.format, request)
     # Where the path names the model, what a body may say beside it is the provider's business.
     names_model = context.route.model is None and "model" in request
     if names_model and target.model is not None and request["model"] != target.model:
@@ -137,7 +138,10 @@ def body_for(
             withhold = wanted is not True
     if not changes:
         return original, False
-    return dumps({**request, **changes}), withhold
+    changed = {**request, **changes}
+    for name in dropped:
+        del changed[name]
+    return dumps(changed), withhold
 
 
 def timeouts_for(base: Timeouts, timeout_ms: int | None) -> Timeouts:
