@@ -10,6 +10,7 @@ GatewayError                     the client may read it; has an HTTP status and 
 ├── ForbiddenError               403  forbidden, policy_violation
 ├── LimitExceededError           429  rate_limited, budget_exceeded
 ├── OverloadedError              503  overloaded
+├── NotCachedError               504  not_cached
 └── UpstreamError                502  upstream_connect, upstream_auth
     ├── UpstreamConnectError     502  upstream_connect
     └── UpstreamTimeoutError     504  upstream_timeout
@@ -31,6 +32,7 @@ __all__ = [
     "GatewayError",
     "InvalidRequestError",
     "LimitExceededError",
+    "NotCachedError",
     "OverloadedError",
     "TranslationError",
     "UnknownProviderError",
@@ -51,6 +53,7 @@ class GatewayError(Exception):
         param: The body field or header that is wrong, as the client wrote it.
         retry_after_s: Seconds after which a retry makes sense; None sends no `Retry-After`.
         should_retry: Sent as `x-should-retry`; None sends nothing.
+        headers: Further headers of the answer, names in lower case.
     """
 
     status: int = 500
@@ -64,6 +67,7 @@ class GatewayError(Exception):
         param: str | None = None,
         retry_after_s: float | None = None,
         should_retry: bool | None = None,
+        headers: list[tuple[bytes, bytes]] | None = None,
     ) -> None:
         super().__init__(message)
         if code is not None:
@@ -71,6 +75,7 @@ class GatewayError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.should_retry = should_retry
+        self.headers = headers
 
 
 class InvalidRequestError(GatewayError):
@@ -114,6 +119,13 @@ class LimitExceededError(GatewayError):
 class OverloadedError(GatewayError):
     status = 503
     code = "overloaded"
+
+
+class NotCachedError(GatewayError):
+    """`only-if-cached` was asked for, and nothing is stored. Source: RFC 9111, §5.2.1.7."""
+
+    status = 504
+    code = "not_cached"
 
 
 class UpstreamError(GatewayError):

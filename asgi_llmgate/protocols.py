@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from asgi_llmgate.core.budgets import Budget
 from asgi_llmgate.core.cache_key import CacheKey
+from asgi_llmgate.core.meters import Claim, Standing
 from asgi_llmgate.types import CallRecord, KeySecret, Principal, StoredKey, Usage
 
 if TYPE_CHECKING:  # It brings form parsers and takes longer to import than all of ours.
@@ -17,11 +19,14 @@ __all__ = [
     "CacheRead",
     "CacheSize",
     "CacheStore",
+    "Count",
     "KeyChanges",
     "KeyStore",
+    "LimitStore",
     "LogSink",
     "Price",
     "RawHeaders",
+    "Taken",
     "Timeouts",
     "Upstream",
     "UpstreamRequest",
@@ -87,6 +92,15 @@ class Price(Protocol):
     """
 
     def __call__(self, provider: str, model: str, usage: Usage, /) -> int | None: ...
+
+
+class Count(Protocol):
+    """Add to a counter, whose name ends in `_total`. Returns at once, never raises.
+
+    Labels have few values, whatever callers send, and say nothing about who calls.
+    """
+
+    def __call__(self, name: str, value: float = 1, /, **labels: str) -> None: ...
 
 
 class LogSink(Protocol):
@@ -209,7 +223,10 @@ class CacheStore(Protocol):
     - A failing store raises `BackendError` and nothing else, within its time limit. Nothing is
       to be concluded about the generations of a store that failed.
     - What is kept may be forgotten at any time, but for the generations of what is still kept.
+    - `is_shared` says whether other processes use it.
     """
+
+    is_shared: bool
 
     async def read(self, key: CacheKey, *, slots: int, names: Sequence[str]) -> CacheRead: ...
 
@@ -235,5 +252,66 @@ class CacheStore(Protocol):
         ...
 
     async def size(self) -> CacheSize: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Taken(NamedTuple):
+    """What came of `LimitStore.take`.
+
+    Args:
+        hold: To be handed to `settle` once; None if the call was refused.
+        standings: One per claim, in their order; those that refused are not `allowed`.
+    """
+
+    hold: object | None
+    standings: Sequence[Standing]
+
+
+class LimitStore(Protocol):
+    """Counts what calls take of their limits.
+
+    - `take` takes all claims or none. It returns at once where it can, else something to await.
+    - `settle` replaces what was reserved by what was spent, and never blocks and never raises.
+    - Neither fails: where a store cannot be reached, each worker goes on with its share of every
+      limit, and the store is told later what was spent meanwhile.
+    - What a process held when it died comes back after a time that the store documents.
+    - Budgets and what was spent of them survive the process, except in memory. What one process
+      sets, others see within 2 s.
+    - `first` is true for one caller of all, once per key.
+    - Constructing does no I/O. `aclose` hands back what is held and closes what was opened.
+    """
+
+    on_spent: Callable[[str, int], None] | None
+    """Told the key of a budget's meter, and what was spent of it so far, by everybody."""
+
+    def take(self, claims: Sequence[Claim], /) -> Taken | Awaitable[Taken]: ...
+
+    def settle(self, hold: object, spent: Sequence[int], /) -> None: ...
+
+    def budgets(self) -> Sequence[Budget]:
+        """Return the budgets that were set in this store, as of 2 s ago at most."""
+        ...
+
+    async def load_budgets(self) -> Sequence[Budget]:
+        """As `budgets`, as of now."""
+        ...
+
+    async def set_budget(self, budget: Budget) -> None: ...
+
+    async def remove_budget(self, name: str) -> bool: ...
+
+    async def reset_budget(self, prefix: str, subject: str | None) -> None:
+        """Forget what was spent of the meters whose keys begin with `prefix`, of all periods.
+
+        With a subject only those whose keys end with it.
+        """
+        ...
+
+    async def spent(self, prefix: str) -> dict[str, int]:
+        """Return what was spent by key, of meters whose keys begin with `prefix`."""
+        ...
+
+    async def first(self, key: str) -> bool: ...
 
     async def aclose(self) -> None: ...

@@ -39,6 +39,8 @@ class MemoryCacheStore:
         clock: Seconds; monotonic.
     """
 
+    is_shared = False
+
     def __init__(
         self, max_bytes: int = DEFAULT_MAX_BYTES, *, clock: Callable[[], float] = time.monotonic
     ) -> None:

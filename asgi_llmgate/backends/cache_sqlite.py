@@ -65,6 +65,7 @@ COMMIT;
 
 READ_ONE = "SELECT value FROM entries WHERE key = ? AND slot = 0 AND expires_us > ?"
 READ_SLOTS = "SELECT slot, value FROM entries WHERE key = ? AND slot < ? AND expires_us > ?"
+RELEASE = "DELETE FROM leases WHERE key = ? AND holder = ?"
 BUMP = """
 INSERT INTO generations VALUES(?1, (SELECT value FROM base) + 1)
 ON CONFLICT(name) DO UPDATE SET value = value + 1
@@ -90,6 +91,8 @@ class SqliteCacheStore:
         ConfigurationError: SQLite is older than 3.51.3.
     """
 
+    is_shared = True
+
     def __init__(
         self,
         folder: Path,
@@ -114,6 +117,7 @@ class SqliteCacheStore:
     def _start_empty(self) -> None:
         self._reader: apsw.Connection | None = None
         self._leases: apsw.Connection | None = None
+        self._lease_writer: apsw.Connection | None = None
         self._writer: apsw.Connection | None = None
         self._inode: int | None = None
         self._base = 0
@@ -122,6 +126,7 @@ class SqliteCacheStore:
         self._waiting: dict[tuple[CacheKey, int], tuple[bytes, int, int, str]] = {}
         self._waiting_bytes = 0
         self._upkeep_at_s = 0.0
+        self._released: dict[CacheKey, str] = {}
 
     async def read(self, key: CacheKey, *, slots: int, names: Sequence[str]) -> CacheRead:
         reader = await self._reading()
@@ -193,18 +198,17 @@ class SqliteCacheStore:
         assert leases is not None
         now_us = self._clock_us()
         try:
+            if (released := self._released.pop(key, None)) is not None:
+                leases.execute(RELEASE, (key, released))
             leases.execute(ACQUIRE, (key, holder, now_us + int(ttl_s * 1e6), now_us))
             return leases.changes() > 0
         except apsw.Error as error:
             raise failure(error) from error
 
     async def release(self, key: CacheKey, holder: str) -> None:
-        await self._reading()
-        assert self._leases is not None
-        try:
-            self._leases.execute("DELETE FROM leases WHERE key = ? AND holder = ?", (key, holder))
-        except apsw.Error as error:
-            raise failure(error) from error
+        # After the answer is there for others: who gets the lease next looks for it first.
+        self._released[key] = holder
+        self._flusher.wake()
 
     async def delete(self, key: CacheKey) -> bool:
         def delete(writer: apsw.Connection) -> bool:
@@ -295,23 +299,28 @@ class SqliteCacheStore:
             leases.execute("DELETE FROM leases WHERE until_us < ?", (self._clock_us(),))
             leases.wal_autocheckpoint(1000)
             leases.set_busy_timeout(0)
+            lease_writer = connect(self.folder / LEASE_FILE)
+            lease_writer.pragma("synchronous", "off")
         except BaseException:
             writer.close()
             raise
         self._base = base
         self._inode = _inode(self._path)
+        self._lease_writer = lease_writer
         self._writer, self._leases, self._reader = writer, leases, reader
         return writer
 
     def _disconnect(self) -> None:
-        for connection in (self._writer, self._reader, self._leases):
+        for connection in (self._writer, self._reader, self._leases, self._lease_writer):
             if connection is not None:
                 connection.close()
-        self._writer = self._reader = self._leases = None
+        self._writer = self._reader = self._leases = self._lease_writer = None
 
     def _work(self) -> float | None:
         try:
+            released = dict(self._released)
             self._with_writer(self._write_waiting)
+            self._with_writer(lambda _: self._release(released))
             if time.monotonic() >= self._upkeep_at_s:
                 self._upkeep_at_s = time.monotonic() + UPKEEP_EVERY_S
                 self._with_writer(self._tidy)
@@ -342,6 +351,14 @@ class SqliteCacheStore:
                     del self._waiting[place]
             self._waiting_bytes = sum(len(row[0]) for row in self._waiting.values())
 
+    def _release(self, released: dict[CacheKey, str]) -> None:
+        leases = self._lease_writer
+        assert leases is not None
+        for key, holder in released.items():
+            leases.execute(RELEASE, (key, holder))
+            if self._released.get(key) == holder:
+                self._released.pop(key, None)
+
     def _tidy(self, writer: apsw.Connection) -> None:
         """Remove what has expired, and the oldest while the file is too large."""
         writer.execute("DELETE FROM entries WHERE expires_us <= ?", (self._clock_us(),))
@@ -359,7 +376,7 @@ class SqliteCacheStore:
 
     def _after_fork(self) -> None:
         # Closing what a child inherited would take the parent's locks away.
-        _KEPT_FOREVER.extend((self._writer, self._reader, self._leases))
+        _KEPT_FOREVER.extend((self._writer, self._reader, self._leases, self._lease_writer))
         self._start_empty()
 
 

@@ -11,9 +11,18 @@ from typing import Any, NamedTuple
 
 from asgi_llmgate.core import directive_values as read
 
-__all__ = ["BUILT", "HELICONE_NAMES", "PROTECTION", "REFUSED_UNBUILT", "SPECS", "Spec", "titled"]
+__all__ = [
+    "BUILT",
+    "HELICONE_NAMES",
+    "OURS_ONLY",
+    "PROTECTION",
+    "REFUSED_UNBUILT",
+    "SPECS",
+    "Spec",
+    "titled",
+]
 
-BUILT = frozenset({"auth", "log", "routing", "tags", "timeout"})
+BUILT = frozenset({"auth", "cache", "log", "routing", "tags", "timeout"})
 """The parts of the gateway that exist. A header of any other part is refused, or, where Helicone
 users would merely miss a convenience, passed over with a warning. Whoever builds a part adds it."""
 
@@ -54,6 +63,7 @@ _BUCKETS = read.integer(1, 20)
 
 SPECS: dict[str, Spec] = {
     "auth": Spec(None, str, "auth"),
+    "user": Spec(None, str, "tags"),
     "user-id": Spec("user_id", read.identifier, "tags", True),
     "session-id": Spec("session_id", read.identifier, "tags", True),
     "session-path": Spec("session_path", read.identifier, "tags", True),
@@ -69,8 +79,8 @@ SPECS: dict[str, Spec] = {
     "hedge-after-ms": Spec("hedge_after_ms", _DURATION_MS, "hedging"),
     "cache-enabled": Spec("cache_enabled", read.boolean, "cache"),
     "cache-mode": Spec("cache_mode", _MODE, "cache"),
-    "cache-threshold": Spec("cache_threshold", _SHARE, "cache"),
-    "cache-max-error": Spec("cache_max_error", _SHARE, "cache"),
+    "cache-threshold": Spec("cache_threshold", _SHARE, "semantic"),
+    "cache-max-error": Spec("cache_max_error", _SHARE, "semantic"),
     "cache-bucket-max-size": Spec("cache_bucket_max_size", _BUCKETS, "cache"),
     "cache-seed": Spec("cache_seed", read.identifier, "cache", True),
     "cache-control": Spec("cache_control", read.identifier, "cache", True),
@@ -90,6 +100,9 @@ SPECS: dict[str, Spec] = {
     "prompt-label": Spec("prompt_label", read.identifier, "prompts"),
     "prompt-inputs": Spec("prompt_inputs", read.json_object, "prompts"),
 }
+
+# Ours alone: under Helicone's name they mean nothing.
+OURS_ONLY = frozenset({"user"})
 
 # Helicone's other words for the same thing (oai.* hosts, header directory, Rust gateway). They
 # say where a call goes, so passing over them would send it elsewhere.

@@ -20,6 +20,7 @@ from asgi_llmgate.core import directive_values as read
 from asgi_llmgate.core.directive_table import (
     BUILT,
     HELICONE_NAMES,
+    OURS_ONLY,
     PROTECTION,
     REFUSED_UNBUILT,
     SPECS,
@@ -36,6 +37,10 @@ MAX_WARNINGS = 10
 
 # Passed over, these would send a caller's key to a provider it is not for.
 _DESTINATION = frozenset({"provider", "target_url"})
+# What Helicone refuses, too, if it cannot be read.
+_STRICT = _DESTINATION | {"cache_bucket_max_size"}
+# Values of headers that are built, for parts that are not.
+_VALUES_OF_PARTS = {("cache_mode", "semantic"): "semantic", ("cache_mode", "threshold"): "semantic"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +173,16 @@ class _Reader:
             if spec.field is not None:
                 text = read.text_of(value)
                 if text or not spec.may_be_empty:
-                    self.ours[spec.field] = spec.read(text)
+                    value_read = spec.read(text)
+                    part = _VALUES_OF_PARTS.get((spec.field, text.lower()))
+                    if part is not None and part not in BUILT:
+                        raise _not_built(f"{_ours(name)}: {value_read}")
+                    self.ours[spec.field] = value_read
         except MalformedError as error:
             raise _malformed(_ours(name), error) from None
 
     def _read_theirs(self, name: str, value: bytes) -> None:
-        spec = SPECS.get(HELICONE_NAMES.get(name, name))
+        spec = None if name in OURS_ONLY else SPECS.get(HELICONE_NAMES.get(name, name))
         try:
             if name.startswith("property-"):
                 if len(self.their_properties) >= MAX_PROPERTIES:
@@ -190,7 +199,7 @@ class _Reader:
                 if text or not spec.may_be_empty:
                     self.theirs[spec.field] = (spec.read_helicone or spec.read)(text)
         except MalformedError as error:
-            if spec is not None and spec.field in _DESTINATION:
+            if spec is not None and spec.field in _STRICT:
                 raise _malformed(_theirs(name), error) from None
             self._warn(name, f"was ignored: expected {error}")
 

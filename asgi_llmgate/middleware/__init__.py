@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from asgi_llmgate.middleware._base import GatewayMiddleware
 from asgi_llmgate.middleware.auth import AuthMiddleware
+from asgi_llmgate.middleware.cache import CacheMiddleware
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
+from asgi_llmgate.middleware.policy import PolicyMiddleware
 from asgi_llmgate.middleware.tagging import TaggingMiddleware
 
 __all__ = [
     "AuthMiddleware",
+    "CacheMiddleware",
     "GatewayMiddleware",
     "HygieneMiddleware",
     "LoggingMiddleware",
+    "PolicyMiddleware",
     "TaggingMiddleware",
 ]

@@ -1,0 +1,652 @@
+"""One request on its way through the cache."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import random
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from starlette.types import Message, Receive, Scope, Send
+
+from asgi_llmgate._asgi.dependencies import collected_tags
+from asgi_llmgate._asgi.disconnect import DisconnectWatch
+from asgi_llmgate.context import GatewayContext
+from asgi_llmgate.core.cache_entry import Entry, decode_entry, encode_entry
+from asgi_llmgate.core.cache_headers import cache_headers, followers_headers
+from asgi_llmgate.core.cache_key import CacheKey
+from asgi_llmgate.core.cache_plan import BUMPS, Plan, Verdict, generation_name, judge
+from asgi_llmgate.core.replay import JSON, Wanted, replay
+from asgi_llmgate.errors import (
+    BackendError,
+    ClientDisconnectedError,
+    GatewayError,
+    NotCachedError,
+)
+from asgi_llmgate.middleware._cache_ask import Asked
+from asgi_llmgate.middleware._cache_record import recorded
+from asgi_llmgate.middleware._flight import Flight
+from asgi_llmgate.types import CacheStatus, Usage
+
+if TYPE_CHECKING:  # It imports this module.
+    from asgi_llmgate.middleware.cache import CacheMiddleware
+
+__all__ = ["Call", "Running"]
+
+logger = logging.getLogger("asgi_llmgate")
+
+# Where a stored answer may stand in for what the provider said. Source: RFC 5861, §4.
+STALE_STATUSES = frozenset({500, 502, 503, 504})
+
+# How often one looks whether another worker is done.
+FIRST_POLL_S = 0.02
+LAST_POLL_S = 0.2
+
+
+class Hit(NamedTuple):
+    entry: Entry
+    verdict: Verdict
+    content_type: bytes
+    body: bytes
+    slot: int
+
+
+class Found(NamedTuple):
+    """What the store had for a request.
+
+    `stale` may stand in for an error; `free` are slots without an answer that counts.
+    """
+
+    generations: dict[str, int]
+    hit: Hit | None
+    stale: Hit | None
+    free: Sequence[int]
+
+
+class Outcome:
+    """What becomes of a flight, for those who take part in it.
+
+    `entry` is its answer, if others may have it; `tags` is what the inner application said that
+    it depends on; `is_orphaned` says that who began it is gone and will not account for it.
+    """
+
+    __slots__ = ("context", "entry", "is_orphaned", "tags")
+
+    def __init__(self, context: GatewayContext) -> None:
+        self.context = context
+        self.entry: Entry | None = None
+        self.tags: set[str] = set()
+        self.is_orphaned = False
+
+
+class Running(NamedTuple):
+    """A flight that others may join, if they ask for the same form and nothing has moved."""
+
+    flight: Flight
+    generations: dict[str, int]
+    wanted: Wanted
+    outcome: Outcome
+
+
+class _StandIn(Exception):  # noqa: N818 -- no error: a turn that a call takes
+    """The provider failed, and a stored answer is given in place of that."""
+
+
+class Call:
+    """Look up, and then give, join or fetch.
+
+    Args:
+        key: Of the question.
+        partition: Of the namespace.
+        names: Generations that an answer depends on, as far as known before the call.
+    """
+
+    def __init__(
+        self,
+        cache: CacheMiddleware,
+        context: GatewayContext,
+        scope: Scope,
+        asked: Asked,
+        plan: Plan,
+        key: CacheKey,
+        partition: str,
+        names: tuple[str, ...],
+    ) -> None:
+        self.cache = cache
+        self.context = context
+        self.scope = scope
+        self.asked = asked
+        self.plan = plan
+        self.key = key
+        self.partition = partition
+        self.names = names
+        caller = context.caller_key
+        # Not shared although the answer would be: refusals of another's key, and impatience.
+        self.flight_id = (key, caller.key if caller else None, context.directives.timeout_ms)
+        self._has_begun = False
+
+    async def run(self, receive: Receive, send: Send) -> None:
+        cache = self.cache
+        try:
+            found = await self._look_up()
+        except BackendError as error:
+            logger.warning("The cache cannot be read, the provider is asked: %s", error)
+            found = None
+        if found is not None and found.hit is not None:
+            hit = found.hit
+            is_stale = hit.verdict is Verdict.SOFT
+            await self._give(hit, CacheStatus.STALE if is_stale else CacheStatus.HIT, send)
+            if is_stale and self.plan.saves and self.flight_id not in cache.flights:
+                await self._refresh(found)
+            return
+        if self.plan.only_if_cached:
+            raise NotCachedError("There is no stored answer, and only one was asked for.")
+        if found is None:
+            self.context.cache_reason = "store"
+            await self._lead(Found({}, None, None, ()), receive, send, saves=False)
+            return
+        running = self._joinable(found)
+        if running is not None and await self._follow(running, found, receive, send):
+            return
+        await self._lead(found, receive, send, saves=self.plan.saves)
+
+    async def _look_up(self) -> Found:
+        """Read what is stored, and judge it.
+
+        Raises:
+            BackendError: nothing is known, neither of answers nor of generations.
+        """
+        cache, plan = self.cache, self.plan
+        names = [*self.names, BUMPS]
+        running = cache.flights.get(self.flight_id)
+        if running is not None:
+            names += [name for name in running.generations if name not in names]
+        slots = plan.slots if plan.reads or plan.stale_if_error_s else 0
+        values, generations = await cache.store.read(self.key, slots=slots, names=names)
+        if not slots:
+            return Found(generations, None, None, range(plan.slots))
+        entries = [
+            None if value is None else decode_entry(cache.secret, self.key, value)
+            for value in values
+        ]
+        unknown = {
+            name
+            for entry in entries
+            if entry is not None
+            for name in entry.generations
+            if name not in generations
+        }
+        if unknown:
+            generations = generations | await cache.store.generations(tuple(unknown))
+        hits: list[Hit] = []
+        stale: Hit | None = None
+        free: list[int] = []
+        for slot, entry in enumerate(entries):
+            hit = None if entry is None else self._judged(entry, slot, generations)
+            if hit is None:
+                free.append(slot)
+            elif hit.verdict is Verdict.EXPIRED:
+                free.append(slot)
+                stale = hit
+            else:
+                hits.append(hit)
+        # Several answers are given only when there are all, so that each is as likely as any.
+        is_full = plan.reads and len(hits) == plan.slots
+        chosen = random.choice(hits) if is_full else None  # noqa: S311 -- no secret
+        return Found(generations, chosen, stale, free or range(plan.slots))
+
+    def _judged(self, entry: Entry, slot: int, generations: dict[str, int]) -> Hit | None:
+        """Return what can be given of `entry`; None if that is nothing."""
+        cache = self.cache
+        verdict = judge(
+            entry,
+            self.plan,
+            cache.policy,
+            now_us=cache.clock_us(),
+            generations=generations,
+        )
+        if verdict is Verdict.DEAD:
+            return None
+        if not cache.may_read(self.context, entry):
+            self.context.cache_reason = "unproven-key"
+            return None
+        asked = self.asked
+        told = replay(entry.wire_format, entry.form, entry.body, asked.wanted, entry.usage)
+        return None if told is None else Hit(entry, verdict, *told, slot)
+
+    def _joinable(self, found: Found) -> Running | None:
+        running = self.cache.flights.get(self.flight_id)
+        if running is None or not self.plan.reads or not running.flight.can_be_joined:
+            return None
+        now = found.generations
+        if any(now.get(name) != then for name, then in running.generations.items()):
+            # Something moved. It may concern what the call has read already.
+            moved = {name for name, then in running.generations.items() if now.get(name) != then}
+            if moved != {BUMPS} or running.outcome.tags:
+                return None
+        return running
+
+    async def _follow(self, running: Running, found: Found, receive: Receive, send: Send) -> bool:
+        """Take part in a call that somebody else began; False if one has to ask oneself."""
+        flight, outcome, context = running.flight, running.outcome, self.context
+        context.cache = CacheStatus.MISS
+        context.cache_reason = "collapsed"
+        is_live = running.wanted == self.asked.wanted
+        try:
+            passed = await self._take_part(
+                flight, found, receive, send, is_live=is_live, is_follower=True
+            )
+        except (ClientDisconnectedError, asyncio.CancelledError):
+            if context.client_left or self._has_begun or flight.error is None:
+                raise
+            return False  # It ended with the one who began it.
+        if outcome.is_orphaned:
+            self._adopt(outcome)
+        elif self._has_begun:
+            self._count_as_saved(outcome)
+        if passed:
+            return True
+        entry = outcome.entry
+        if entry is None:
+            context.cache_reason = None
+            return False
+        return await self._give_entry(entry, send)
+
+    async def _give_entry(self, entry: Entry, send: Send) -> bool:
+        """Give the answer of a call that others made; False if it cannot be told in this form."""
+        wanted = self.asked.wanted
+        told = replay(entry.wire_format, entry.form, entry.body, wanted, entry.usage)
+        if told is None:
+            return False
+        hit = Hit(entry, Verdict.FRESH, *told, 0)
+        await self._give(hit, CacheStatus.MISS, send, is_collapsed=True)
+        return True
+
+    async def _lead(self, found: Found, receive: Receive, send: Send, *, saves: bool) -> None:
+        """Begin a call that others may join."""
+        context = self.context
+        context.cache = CacheStatus.MISS
+        running = self._start(found, saves=saves, in_background=False)
+        outcome = running.outcome
+        try:
+            passed = await self._take_part(
+                running.flight, found, receive, send, is_live=True, is_follower=False
+            )
+        except asyncio.CancelledError:
+            outcome.is_orphaned = True
+            raise
+        except _StandIn:
+            assert found.stale is not None
+            context.cache_reason = "stale-if-error"
+            await self._give(found.stale, CacheStatus.STALE, send)
+            return
+        if not passed and outcome.entry is not None:  # Another worker has made the call.
+            context.cache_reason = "collapsed"
+            await self._give_entry(outcome.entry, send)
+
+    def _start(self, found: Found, *, saves: bool, in_background: bool) -> Running:
+        cache, context = self.cache, self.context
+        body = context.body.data
+        assert body is not None
+        flight = Flight(body, max_bytes=cache.max_bytes, in_background=in_background)
+        generations = {
+            name: found.generations[name]
+            for name in (*self.names, BUMPS)
+            if name in found.generations
+        }
+        running = Running(flight, generations, self.asked.wanted, Outcome(context))
+        is_shared = saves and self.plan.slots == 1 and self.plan.reads
+        if is_shared:
+            cache.flights[self.flight_id] = running
+
+        async def run(inner_receive: Receive, inner_send: Send) -> None:
+            try:
+                await self._fly(
+                    running,
+                    found.free,
+                    inner_receive,
+                    inner_send,
+                    saves=saves,
+                    is_shared=is_shared,
+                )
+            finally:
+                if cache.flights.get(self.flight_id) is running:
+                    del cache.flights[self.flight_id]
+
+        flight.start(run)
+        return running
+
+    async def _fly(
+        self,
+        running: Running,
+        free: Sequence[int],
+        receive: Receive,
+        send: Send,
+        *,
+        saves: bool,
+        is_shared: bool,
+    ) -> None:
+        cache, context = self.cache, self.context
+        outcome = running.outcome
+        lease: Lease | None = None
+        if is_shared and cache.lease_s > 0 and cache.store.is_shared:
+            lease = Lease(cache, _lease_name(self.key, running.generations))
+            outcome.entry = await self._await_other(lease)
+            if outcome.entry is not None:
+                return
+        try:
+            began_us = cache.clock_us()
+            with collected_tags() as outcome.tags:
+                await cache.app(self.scope, receive, send)
+            # Those who wait for the last bytes get them before they are looked at.
+            await asyncio.sleep(0)
+            cache.prove(context, running.flight.status)
+            self._set_cost()
+            if saves:
+                await self._keep(running, began_us, free)
+        finally:
+            if lease is not None:
+                await lease.release()
+
+    async def _await_other(self, lease: Lease) -> Entry | None:
+        """Get the lease, or the answer of the worker who has it; or neither, after a while."""
+        deadline = time.monotonic() + self.cache.wait_s
+        pause_s = FIRST_POLL_S
+        try:
+            while not await lease.acquire():
+                if time.monotonic() >= deadline:
+                    return None
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 1.5, LAST_POLL_S)
+                found = await self._look_up()
+                if found.hit is not None:
+                    return found.hit.entry
+        except BackendError as error:
+            logger.warning("The cache has no leases, the provider is asked: %s", error)
+        return None
+
+    async def _take_part(
+        self,
+        flight: Flight,
+        found: Found,
+        receive: Receive,
+        send: Send,
+        *,
+        is_live: bool,
+        is_follower: bool,
+    ) -> bool:
+        """Pass a flight's answer on, until it is over; False if there was none to pass on.
+
+        Raises:
+            ClientDisconnectedError: one's own caller left.
+            _StandIn: the provider failed, and there is something better.
+        """
+        context = self.context
+        party = flight.join()
+        watch = DisconnectWatch(receive)
+        marked = self._marked(send, found, watch, is_follower=is_follower)
+        stands_in = has_left = False
+        try:
+            if is_live:
+                await flight.pass_on(party, marked)
+            else:
+                flight.only_wait(party)
+                await flight.end()
+                if flight.error is not None and not isinstance(flight.error, Exception):
+                    raise flight.error
+        except asyncio.CancelledError:
+            if not watch.caused():
+                raise
+            context.client_left = has_left = True
+        except _StandIn:
+            stands_in = True
+            flight.only_wait(party)
+            await flight.end()
+        except GatewayError as error:
+            if found.stale is None or self._has_begun or error.status not in STALE_STATUSES:
+                raise
+            stands_in = True
+        finally:
+            watch.stop()
+            flight.leave(party)
+        # Who began the call accounts for all of it, also what others still wait for.
+        if not is_follower or not has_left:
+            await flight.end()
+        if has_left:
+            raise ClientDisconnectedError
+        if stands_in:
+            raise _StandIn
+        return self._has_begun
+
+    def _marked(
+        self, send: Send, found: Found, watch: DisconnectWatch, *, is_follower: bool
+    ) -> Send:
+        """Return a `send` that says what the cache had to do with it."""
+        context = self.context
+        headers = cache_headers(
+            CacheStatus.MISS if found.generations else CacheStatus.BYPASS,
+            reason=None if is_follower else context.cache_reason or self._forwarded(),
+            key=self.key,
+            is_collapsed=is_follower,
+            for_helicone=context.directives.uses_helicone,
+        )
+        if not found.generations:
+            context.cache = CacheStatus.BYPASS
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if found.stale is not None and message["status"] in STALE_STATUSES:
+                    raise _StandIn
+                self._has_begun = True
+                given = message.get("headers", ())
+                if is_follower:
+                    given = followers_headers(given)
+                    self._answers()
+                message = {**message, "headers": [*given, *headers]}
+            elif not message.get("more_body", False):
+                # To a server everybody has left who has got everything.
+                watch.stop()
+            await send(message)
+
+        return marked
+
+    def _forwarded(self) -> str | None:
+        return None if self.plan.reads else "no-cache"
+
+    async def _keep(self, running: Running, began_us: int, free: Sequence[int]) -> None:
+        cache, context, plan = self.cache, self.context, self.plan
+        kept = recorded(running.flight, context, self.asked.wire_format)
+        if kept is None:
+            return
+        is_fallback = bool((context.extra or {}).get("fallback_index"))
+        if is_fallback and not cache.policy.serves_fallbacks:
+            return
+        try:
+            generations = await self._generations_of(running)
+            if generations is None:
+                return
+            now_us = cache.clock_us()
+            entry = Entry(
+                created_us=began_us,
+                expires_us=now_us + int(plan.ttl_s * 1e6),
+                generations=generations,
+                form=kept[0],
+                body=kept[1],
+                wire_format=self.asked.wire_format,
+                usage=context.usage,
+                original_id=context.id,
+                cost_nanousd=context.cost_nanousd,
+                duration_ms=(now_us - began_us) / 1e3,
+                provider=context.target_provider,
+                model=context.target_model,
+                is_fallback=is_fallback,
+            )
+            running.outcome.entry = entry
+            await cache.store.write(
+                self.key,
+                random.choice(free),  # noqa: S311 -- two at once should not take the same one
+                encode_entry(cache.secret, self.key, entry),
+                partition=self.partition,
+                ttl_s=plan.ttl_s + cache.policy.keep_stale_s,
+            )
+        except BackendError as error:
+            logger.warning("An answer was not stored: %s", error)
+
+    async def _generations_of(self, running: Running) -> dict[str, int] | None:
+        """Return what the answer depends on; None if that cannot be told any more.
+
+        Tags that were said during the call have no generation from before it. If none at all has
+        moved since, it is the one of now.
+        """
+        generations = dict(running.generations)
+        before = generations.pop(BUMPS)
+        late = [generation_name("tag", tag) for tag in running.outcome.tags]
+        late = [name for name in late if name not in generations]
+        if late:
+            now = await self.cache.store.generations((*late, BUMPS))
+            if now.pop(BUMPS) != before:
+                return None
+            generations |= now
+        return generations
+
+    async def _refresh(self, found: Found) -> None:
+        """Ask the provider anew, after the caller got the old answer; on the same record."""
+        context = self.context
+        context.cost_nanousd = None
+        running = self._start(found, saves=True, in_background=True)
+        await running.flight.end()
+        if running.flight.error is not None:
+            logger.info("A stale answer could not be refreshed: %r", type(running.flight.error))
+            context.usage, context.cost_nanousd = Usage(), 0
+        context.complete = True
+
+    async def _give(
+        self, hit: Hit, status: CacheStatus, send: Send, *, is_collapsed: bool = False
+    ) -> None:
+        """Send a stored answer, and note what it saved."""
+        context, entry = self.context, hit.entry
+        now_us = self.cache.clock_us()
+        context.cache = status
+        self._answers()
+        self._count_saved(entry.original_id, entry.cost_nanousd, entry.duration_ms)
+        context.target_provider, context.target_model = entry.provider, entry.model
+        is_miss = status is CacheStatus.MISS
+        headers = [
+            (b"content-type", hit.content_type),
+            (b"content-length", b"%d" % len(hit.body)),
+            *cache_headers(
+                status,
+                reason=None if is_miss else context.cache_reason,
+                key=self.key,
+                ttl_s=None if is_miss else (entry.expires_us - now_us) // 1_000_000,
+                age_s=None if is_miss else max(0, now_us - entry.created_us) // 1_000_000,
+                slot=hit.slot if self.plan.slots > 1 else None,
+                is_collapsed=is_collapsed,
+                for_helicone=context.directives.uses_helicone,
+            ),
+        ]
+        self._has_begun = True
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": hit.body})
+
+    def _answers(self) -> None:
+        """Fill in what a provider's call would have: this one was free."""
+        context = self.context
+        context.metered = context.complete = True
+        context.usage, context.cost_nanousd = Usage(), 0
+        context.is_stream = self.asked.wanted.form != JSON
+        context.model_requested = self.asked.model
+
+    def _count_as_saved(self, outcome: Outcome) -> None:
+        leader = outcome.context
+        self.context.complete = leader.complete
+        self.context.error_code = leader.error_code
+        self.context.target_provider = leader.target_provider
+        self.context.target_model = leader.target_model
+        duration_ms = (time.perf_counter_ns() - leader.started_ns) / 1e6
+        self._count_saved(leader.id, leader.cost_nanousd, duration_ms)
+
+    def _count_saved(self, call_id: str, nanousd: int | None, duration_ms: float) -> None:
+        context = self.context
+        context.original_id = call_id
+        context.saved_nanousd, context.saved_ms = nanousd, duration_ms
+
+    def _adopt(self, outcome: Outcome) -> None:
+        """Account for a call whose beginner was cancelled before it was over."""
+        outcome.is_orphaned = False
+        leader, context = outcome.context, self.context
+        context.usage, context.cost_nanousd = leader.usage, leader.cost_nanousd
+        context.attempts = leader.attempts
+        context.complete, context.error_code = leader.complete, leader.error_code
+        context.target_provider = leader.target_provider
+        context.target_model = leader.target_model
+
+    def _set_cost(self) -> None:
+        context, price = self.context, self.cache.price
+        if (
+            price is not None
+            and context.cost_nanousd is None
+            and context.usage is not None
+            and context.target_provider is not None
+            and context.target_model is not None
+        ):
+            context.cost_nanousd = price(
+                context.target_provider, context.target_model, context.usage
+            )
+
+
+def _lease_name(key: CacheKey, generations: dict[str, int]) -> CacheKey:
+    """Return what a lease is on: the question, as things stand now.
+
+    Whoever asks after an invalidation must not wait for a call from before it.
+    """
+    told = [key, *(f"{name}={then}" for name, then in generations.items() if name != BUMPS)]
+    return CacheKey(hashlib.sha256("\0".join(told).encode("utf-8", "replace")).hexdigest())
+
+
+class Lease:
+    """Who asks the provider, among workers; prolonged as long as the call runs."""
+
+    def __init__(self, cache: CacheMiddleware, key: CacheKey) -> None:
+        self._cache = cache
+        self._key = key
+        self._holder = os.urandom(8).hex()
+        self._is_held = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def acquire(self) -> bool:
+        cache = self._cache
+        self._is_held = await cache.store.acquire(self._key, self._holder, ttl_s=cache.lease_s)
+        if self._is_held:
+            self._renew_later()
+        return self._is_held
+
+    async def release(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if self._is_held:
+            try:
+                await self._cache.store.release(self._key, self._holder)
+            except BackendError as error:
+                logger.warning("A lease was not given back, it expires: %s", error)
+
+    def _renew_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._cache.lease_s / 3, self._renew_now)
+
+    def _renew_now(self) -> None:
+        self._renewal = asyncio.get_running_loop().create_task(self._renew())
+
+    async def _renew(self) -> None:
+        try:
+            await self._cache.store.acquire(self._key, self._holder, ttl_s=self._cache.lease_s)
+        except BackendError:
+            return  # It expires, and somebody else asks, too.
+        self._renew_later()
