@@ -31,6 +31,7 @@ __all__ = [
     "open_envelope",
     "parse_data_url",
     "seal_envelope",
+    "short_user",
     "stop_list",
     "text_of",
     "usage",
@@ -167,6 +168,17 @@ class Names:
         if sent != name:
             self.changed[sent] = name
         return sent
+
+
+def short_user(user: Any) -> str:
+    """Return a user's name in at most 64 characters, OpenAI's limit: longer ones as a digest."""
+    name = str(user)
+    if len(name) <= MAX_USER:
+        return name
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+MAX_USER = 64
 
 
 def seal_envelope(block: Mapping[str, Any]) -> str:

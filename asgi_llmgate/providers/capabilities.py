@@ -38,15 +38,16 @@ class Capabilities:
 class ChatProvider:
     """What a provider of the chat format takes.
 
-    `max_tokens` and `user` are the names of those fields, `system` the role of instructions;
-    `request` and `message` are fields it knows beyond OpenAI's.
+    `max_tokens` and `user` are the names of those fields;
+    `request` and `message` are fields it knows beyond OpenAI's; `tool_id_length` is the length
+    that ids of tool calls must have, 0 if they may have any.
     """
 
     max_tokens: str = "max_tokens"
     user: str = "user"
-    system: str = "system"
     request: frozenset[str] = frozenset()
     message: frozenset[str] = frozenset()
+    tool_id_length: int = 0
 
 
 # What stands before the bare name: `us.anthropic.`, `anthropic/`, `publishers/google/models/` …
@@ -78,9 +79,9 @@ def chat_provider(provider: str) -> ChatProvider:
     return ChatProvider(
         max_tokens=row["max_tokens"],
         user=row["user"],
-        system=row["system"],
         request=frozenset(row["request"]),
         message=frozenset(row["message"]),
+        tool_id_length=row["tool_id_length"],
     )
 
 

@@ -226,7 +226,7 @@ def _declaration(function: Mapping[str, Any], names: Names) -> dict[str, Any]:
     sent: dict[str, Any] = {"name": names.clean(function["name"])}
     if function.get("description"):
         sent["description"] = function["description"]
-    schema = function.get("parameters")
+    schema = {k: v for k, v in (function.get("parameters") or {}).items() if k != "$schema"}
     if schema and (schema.get("properties") or schema.keys() - {"type", "properties"}):
         sent["parametersJsonSchema"] = schema
     return sent

@@ -87,7 +87,7 @@ class Encoded:
 
     Args:
         path: Appended to the provider's base URL (which includes the version), for example
-            `/chat/completions`; always POST.
+            `/chat/completions`; always POST. Percent-encoded; may end in a query.
         body: The JSON body.
         headers: Headers the format needs, names in lower case; credentials are not among them.
         dropped: Fields that were left out, as the caller named them.
@@ -187,8 +187,9 @@ def refuse(name: str, why: str) -> TranslationError:
 class StreamDecoder(Protocol):
     """A provider's stream, read into chunks of the inner form as they come.
 
-    - `feed` takes bytes cut anywhere and returns the chunks they complete; it never raises for
-      what a provider sends. A chunk with `error` is the last.
+    - `feed` takes bytes cut anywhere and returns the chunks they complete. A chunk with `error`
+      is the last. Events of another shape than the format's raise what walking through them
+      raises; `StreamTranslation` turns that into an error event.
     - `complete`: the provider said that it is finished (and why), so nothing is missing.
     - `ended`: the format's last event was seen; what follows is ignored.
     """

@@ -24,6 +24,7 @@ __all__ = [
     "incomplete_stream",
     "openai_error",
     "read_error",
+    "unreadable_stream",
 ]
 
 ErrorType = Literal[
@@ -188,6 +189,16 @@ def incomplete_stream() -> ProviderError:
         type="server",
         message="The provider ended the stream before it was complete.",
         code="upstream_incomplete",
+    )
+
+
+def unreadable_stream() -> ProviderError:
+    """Return the error of a stream whose events are not those of its format."""
+    return ProviderError(
+        status=502,
+        type="server",
+        message="The provider's stream cannot be read; it is not in the provider's own format.",
+        code="upstream_unreadable",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from asgi_llmgate.core.json import dumps
 from asgi_llmgate.providers._parts import delta, usage
 from asgi_llmgate.providers._sse import PayloadDecoder
-from asgi_llmgate.providers.inner import Inner
+from asgi_llmgate.providers.inner import Call, Inner
 
 __all__ = ["ResponsesStreamDecoder", "read_response"]
 
@@ -16,7 +16,8 @@ __all__ = ["ResponsesStreamDecoder", "read_response"]
 class ResponsesStreamDecoder:
     """State: function calls by output index, and which of them had their arguments."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: Call) -> None:
+        self._names = call.tool_names
         self._sse = PayloadDecoder()
         self._calls: dict[int, int] = {}
         self._filled: set[int] = set()
@@ -78,11 +79,12 @@ class ResponsesStreamDecoder:
         if item.get("type") != "function_call":
             return
         number = self._calls[index] = len(self._calls)
+        name = item["name"]
         call = {
             "index": number,
-            "id": item.get("call_id"),
+            "id": item["call_id"],
             "type": "function",
-            "function": {"name": item.get("name"), "arguments": ""},
+            "function": {"name": self._names.get(name, name), "arguments": ""},
         }
         chunks.append(delta({"tool_calls": [call]}))
 
@@ -112,7 +114,7 @@ class ResponsesStreamDecoder:
             chunks.append({"choices": [], "usage": _usage(response["usage"])})
 
 
-def read_response(body: Mapping[str, Any]) -> Inner:
+def read_response(body: Mapping[str, Any], asked: Call) -> Inner:
     """Return a whole response in the inner form."""
     message: dict[str, Any] = {"role": "assistant", "content": None}
     logprobs: list[dict[str, Any]] = []
@@ -129,7 +131,8 @@ def read_response(body: Mapping[str, Any]) -> Inner:
                         if cited:
                             message.setdefault("annotations", []).extend(cited)
             case "function_call":
-                function = {"name": item["name"], "arguments": _text_of_arguments(item)}
+                name = asked.tool_names.get(item["name"], item["name"])
+                function = {"name": name, "arguments": _text_of_arguments(item)}
                 call = {"id": item["call_id"], "type": "function", "function": function}
                 message.setdefault("tool_calls", []).append(call)
             case "reasoning":

@@ -6,16 +6,26 @@ back encrypted, so that the caller carries it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from asgi_llmgate.providers._parts import effort_of, nearest_effort, text_of
+from asgi_llmgate.providers._parts import (
+    Names,
+    clean_id,
+    effort_of,
+    nearest_effort,
+    short_user,
+    text_of,
+)
 from asgi_llmgate.providers.inner import Call, Encoded, Inner, Losses, TargetInfo, refuse
 from asgi_llmgate.providers.provider_errors import decode_error
 from asgi_llmgate.providers.responses_decoder import ResponsesStreamDecoder, read_response
 
 __all__ = ["ResponsesOut"]
 
+_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]+")
+_CALL_ID = re.compile(r"[^\s]+")
 _SAME = (
     "temperature",
     "top_p",
@@ -36,7 +46,8 @@ class ResponsesOut:
     def encode_request(self, request: Inner, target: TargetInfo) -> Encoded:
         rest = dict(request)
         losses = Losses(target.strict)
-        instructions, items = _input(rest.pop("messages"), losses)
+        names = Names(_TOOL_NAME, 64)
+        instructions, items = _input(rest.pop("messages"), names, losses)
         body: dict[str, Any] = {"model": target.model, "input": items, "store": False}
         if instructions:
             body["instructions"] = instructions
@@ -49,7 +60,7 @@ class ResponsesOut:
         user = rest.pop("safety_identifier", None) or rest.pop("user", None)
         rest.pop("user", None)
         if user:
-            body["safety_identifier"] = user
+            body["safety_identifier"] = short_user(user)
         _reasoning(rest, body, target, losses)
         if rest.pop("logprobs", None):
             body["include"] = [*body.get("include", ()), "message.output_text.logprobs"]
@@ -58,22 +69,22 @@ class ResponsesOut:
             if rest.get(name) is not None:
                 body[name] = rest[name]
             rest.pop(name, None)
-        _tools(rest, body, losses)
+        _tools(rest, body, names, losses)
         _text(rest, body)
         losses.drop_rest(rest)
-        return Encoded("/responses", body, dropped=losses.names)
+        return Encoded("/responses", body, dropped=losses.names, tool_names=names.changed)
 
     def decode_response(self, body: Mapping[str, Any], call: Call) -> Inner:
-        return read_response(body)
+        return read_response(body, call)
 
     def stream_decoder(self, call: Call) -> ResponsesStreamDecoder:
-        return ResponsesStreamDecoder()
+        return ResponsesStreamDecoder(call)
 
     decode_error = staticmethod(decode_error)
 
 
 def _input(
-    messages: list[dict[str, Any]], losses: Losses
+    messages: list[dict[str, Any]], names: Names, losses: Losses
 ) -> tuple[str | None, list[dict[str, Any]]]:
     instructions: list[str] = []
     items: list[dict[str, Any]] = []
@@ -86,13 +97,13 @@ def _input(
                 if text:
                     instructions.append(text)
             case "assistant":
-                items += _assistant(message, where, losses)
+                items += _assistant(message, where, names, losses)
             case "tool" | "function":
                 output = content if isinstance(content, str) else _parts(content, where)
                 items.append(
                     {
                         "type": "function_call_output",
-                        "call_id": message["tool_call_id"],
+                        "call_id": clean_id(message["tool_call_id"], _CALL_ID),
                         "output": output,
                     }
                 )
@@ -102,7 +113,9 @@ def _input(
     return "\n\n".join(instructions) or None, items
 
 
-def _assistant(message: Mapping[str, Any], where: str, losses: Losses) -> list[dict[str, Any]]:
+def _assistant(
+    message: Mapping[str, Any], where: str, names: Names, losses: Losses
+) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     for block in message.get("thinking_blocks") or ():
         if block.get("origin") == "openai" and block.get("signature"):
@@ -122,16 +135,15 @@ def _assistant(message: Mapping[str, Any], where: str, losses: Losses) -> list[d
     if text:
         items.append({"role": "assistant", "content": text})
     for call in message.get("tool_calls") or ():
-        if "custom" in call:
-            kind = {"type": "custom_tool_call", "input": call["custom"].get("input") or ""}
-            items.append(kind | {"call_id": call["id"], "name": call["custom"]["name"]})
-            continue
-        function = call["function"]
+        function = call.get("function")
+        if function is None:  # A custom tool's call; its input is no JSON.
+            custom = call["custom"]
+            function = {"name": custom["name"], "arguments": custom.get("input")}
         items.append(
             {
                 "type": "function_call",
-                "call_id": call["id"],
-                "name": function["name"],
+                "call_id": clean_id(call["id"], _CALL_ID),
+                "name": names.clean(function["name"]),
                 "arguments": function.get("arguments") or "{}",
             }
         )
@@ -199,14 +211,14 @@ def _reasoning(
                 losses.drop(name, "this model takes it only while it does not reason")
 
 
-def _tools(rest: dict[str, Any], body: dict[str, Any], losses: Losses) -> None:
+def _tools(rest: dict[str, Any], body: dict[str, Any], names: Names, losses: Losses) -> None:
     tools: list[dict[str, Any]] = []
     for index, tool in enumerate(rest.pop("tools", None) or ()):
         if isinstance(tool.get("function"), Mapping):
-            flat = {"type": "function", "strict": None, **tool["function"]}
+            function = tool["function"]
+            named = {**function, "name": names.clean(function["name"])}
+            flat = {"type": "function", "strict": None, **named}
             tools.append({"parameters": {"type": "object", "properties": {}}} | flat)
-        elif isinstance(tool.get("custom"), Mapping):
-            tools.append({"type": "custom", **tool["custom"]})
         else:
             losses.drop(f"tools[{index}]", f"`{tool.get('type')}` runs at another provider")
     parallel, choice = rest.pop("parallel_tool_calls", None), rest.pop("tool_choice", None)
@@ -217,11 +229,12 @@ def _tools(rest: dict[str, Any], body: dict[str, Any], losses: Losses) -> None:
         body["parallel_tool_calls"] = parallel
     if isinstance(choice, Mapping):
         if isinstance(choice.get("function"), Mapping):
-            choice = {"type": "function", "name": choice["function"]["name"]}
+            choice = {"type": "function", "name": names.clean(choice["function"]["name"])}
         elif isinstance(choice.get("allowed_tools"), Mapping):
             allowed = choice["allowed_tools"]
             flat_tools = [
-                {"type": "function", "name": tool["function"]["name"]} for tool in allowed["tools"]
+                {"type": "function", "name": names.clean(tool["function"]["name"])}
+                for tool in allowed["tools"]
             ]
             mode = allowed.get("mode") or "auto"
             choice = {"type": "allowed_tools", "mode": mode, "tools": flat_tools}

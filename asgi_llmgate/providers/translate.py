@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asgi_llmgate.core.json import JSONError, loads
-from asgi_llmgate.errors import TranslationError
+from asgi_llmgate.errors import TranslationError, UpstreamError
 from asgi_llmgate.providers.anthropic_in import AnthropicIn
 from asgi_llmgate.providers.anthropic_out import AnthropicOut
 from asgi_llmgate.providers.bedrock import ConverseOut
+from asgi_llmgate.providers.chat_in import ChatIn
+from asgi_llmgate.providers.chat_out import ChatOut
 from asgi_llmgate.providers.cohere import CohereOut
 from asgi_llmgate.providers.gemini_in import GeminiIn
 from asgi_llmgate.providers.gemini_out import GeminiOut
@@ -33,10 +34,17 @@ from asgi_llmgate.providers.inner import (
     StreamEncoder,
     TargetInfo,
 )
-from asgi_llmgate.providers.openai_chat import ChatIn, ChatOut
-from asgi_llmgate.providers.provider_errors import ProviderError, incomplete_stream, read_error
+from asgi_llmgate.providers.provider_errors import (
+    ProviderError,
+    incomplete_stream,
+    read_error,
+    unreadable_stream,
+)
 from asgi_llmgate.providers.responses_in import ResponsesIn
 from asgi_llmgate.providers.responses_out import ResponsesOut
+
+# What walking through JSON of another shape than expected raises.
+UNREADABLE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
 
 __all__ = ["INBOUND", "OUTBOUND", "StreamTranslation", "Translation", "can_translate"]
 
@@ -111,7 +119,7 @@ class Translation:
                 error.args = (str(error).replace(f"`{error.param}`", f"`{named}`"),)
                 error.param = named
             raise
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except UNREADABLE as error:
             # A caller's malformed body; the provider of its own dialect would say 400, too.
             raise TranslationError(
                 f"The request body is not a valid {self._source} request: {error!r}.",
@@ -124,14 +132,31 @@ class Translation:
         return encoded
 
     def response(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a whole response in the caller's dialect."""
-        return self._in.encode_response(self._out.decode_response(body, self._call), self._call)
+        """Return a whole response in the caller's dialect.
+
+        Raises:
+            UpstreamError: it is not in the format that the provider claims to speak.
+        """
+        try:
+            inner = self._out.decode_response(body, self._call)
+            return self._in.encode_response(inner, self._call)
+        except UNREADABLE as error:
+            raise UpstreamError(
+                "The provider's answer cannot be read; it is not in the provider's own format."
+            ) from error
 
     def stream(self) -> StreamTranslation:
         """Return the translator of this call's stream."""
         return StreamTranslation(
             self._out.stream_decoder(self._call), self._in.stream_encoder(self._call)
         )
+
+    def refusal(self, body: Mapping[str, Any]) -> tuple[ProviderError, dict[str, Any]] | None:
+        """Return the error that a provider sent with status 200, as OpenRouter does; else None."""
+        if not body.get("error") or body.get("choices") or body.get("output"):
+            return None
+        error = read_error(body, None)
+        return error, self._in.encode_error(error, self._call.id)
 
     def error(
         self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
@@ -169,7 +194,10 @@ class StreamTranslation:
         """Return what `data`, cut anywhere, means to the caller; b"" if nothing yet."""
         if self._closed:
             return b""
-        out = self._encode(self._decoder.feed(data))
+        try:
+            out = self._encode(self._decoder.feed(data))
+        except UNREADABLE:
+            return self._fail(unreadable_stream())
         if self._decoder.ended and not self._closed:
             out += self._end()
         return out
@@ -178,7 +206,10 @@ class StreamTranslation:
         """End the stream: properly if it was complete, else with the dialect's error event."""
         if self._closed:
             return b""
-        out = self._encode(self._decoder.close())
+        try:
+            out = self._encode(self._decoder.close())
+        except UNREADABLE:
+            return self._fail(unreadable_stream())
         return out if self._closed else out + self._end()
 
     def _encode(self, chunks: list[Inner]) -> bytes:
@@ -189,7 +220,7 @@ class StreamTranslation:
             if chunk.get("usage"):
                 self.usage = chunk["usage"]
             out.append(self._encoder.feed(chunk))
-        return b"".join(out)
+        return out[0] if len(out) == 1 else b"".join(out)
 
     def _end(self) -> bytes:
         if not self._decoder.complete:
@@ -201,15 +232,6 @@ class StreamTranslation:
         self._closed = True
         self.failed = error
         return self._encoder.error(error)
-
-
-def parse_response(raw: bytes) -> dict[str, Any] | None:
-    """Return a provider's JSON object; None if it is none."""
-    try:
-        parsed = loads(raw)
-    except JSONError:
-        return None
-    return parsed if isinstance(parsed, dict) else None
 
 
 _NAMES: Mapping[str, Mapping[str, str]] = {
