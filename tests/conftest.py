@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ("tests.servers",)
+pytest_plugins = ("tests.servers", "tests.postgres")
 
 # Machines are shared, so how long one example took says nothing; a limit would only be flaky.
 settings.register_profile("llmgate", deadline=None)
