@@ -12,9 +12,12 @@ id                outermost middleware,   everyone
 started_*         outermost middleware    everyone
 headers, route    outermost middleware    everyone
 body              outermost middleware    everyone who needs it
-directives        first reader            everyone who honours a header
+directives        first reader,           everyone who honours a header
+                  PolicyMiddleware
 principal         AuthMiddleware          policy, tagging, limits, cache, dispatch, log
 caller_key        AuthMiddleware          dispatch
+policy            PolicyMiddleware        tagging, dispatch, response headers
+signed_user       policy, else tagging    policy, tagging
 tags              TaggingMiddleware       limits, cache, log
 cache, cache_*,   CacheMiddleware         log, response headers
 original_id,
@@ -44,6 +47,7 @@ from starlette.types import Receive, Scope
 from asgi_llmgate._asgi.body import RequestBody
 from asgi_llmgate.core.directives import DEFAULT, Directives, parse_directives
 from asgi_llmgate.core.ids import new_id
+from asgi_llmgate.core.policy import Rule
 from asgi_llmgate.types import (
     AttemptRecord,
     CacheStatus,
@@ -81,12 +85,14 @@ class GatewayContext:
         "metered",
         "model_requested",
         "original_id",
+        "policy",
         "principal",
         "prompt_digest",
         "prompt_epoch",
         "route",
         "saved_ms",
         "saved_nanousd",
+        "signed_user",
         "started_at_us",
         "started_ns",
         "tags",
@@ -117,6 +123,9 @@ class GatewayContext:
         self.body = RequestBody(receive)
         self._directives: Directives | None = None
         self.principal: Principal | None = None
+        self.policy: Rule | None = None
+        # The user that a signature proves; "" if none does, None if nobody has looked yet.
+        self.signed_user: str | None = None
         self.caller_key: CallerKey | None = None
         self.tags: Tags | None = None
         # The prompt template that was rendered into the body: its content address, and a number
@@ -159,6 +168,10 @@ class GatewayContext:
             for warning in self._directives.warnings:
                 self.warn(warning)
         return self._directives
+
+    @directives.setter
+    def directives(self, settled: Directives) -> None:
+        self._directives = settled
 
     @property
     def directives_or_default(self) -> Directives:

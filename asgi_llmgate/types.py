@@ -191,7 +191,13 @@ class CallerKey:
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """Whom and what a call is for. `user_trust` is `verified`, `signed` or `asserted`."""
+    """Whom and what a call is for.
+
+    Args:
+        user_source: `host`, `key`, `signed`, `header`, `body` or `synthetic`.
+        user_trust: `verified`, `signed`, `asserted` or `synthetic`.
+        trace_id: 32 hexadecimal digits of `traceparent`.
+    """
 
     user_id: str | None = None
     user_source: str | None = None
@@ -200,6 +206,7 @@ class Tags:
     session_path: str | None = None
     session_name: str | None = None
     properties: dict[str, str] | None = None
+    trace_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,3 +334,4 @@ class CallRecord(NamedTuple):
     saved_nanousd: int | None = None
     saved_ms: float | None = None
     original_id: str | None = None
+    trace_id: str | None = None

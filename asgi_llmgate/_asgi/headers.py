@@ -54,6 +54,8 @@ def gateway_headers(context: GatewayContext) -> list[tuple[bytes, bytes]]:
             own = now - context.started_ns - waited
             timing = b"upstream;dur=%.2f, llmgate;dur=%.2f" % (waited / 1e6, own / 1e6)
             headers.append((b"server-timing", timing))
+    if context.policy is not None and context.policy.policy.guarded:
+        headers.append((b"llmgate-guarded", b"true"))
     if context.warnings is not None:
         headers.append((b"llmgate-warnings", safe_value("; ".join(context.warnings))))
     if context.directives_or_default.uses_helicone:

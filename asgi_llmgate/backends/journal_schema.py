@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 JOURNAL_FILE = "journal.sqlite"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 _FIELDS = CallRecord._fields
 _ATTEMPTS = _FIELDS.index("attempts")

@@ -59,6 +59,7 @@ PUBLIC_FIELDS = (
     "saved_nanousd",
     "saved_ms",
     "original_id",
+    "trace_id",
 )
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

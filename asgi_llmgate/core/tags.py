@@ -1,6 +1,7 @@
 """Decide whom and what a call is for, best evidence first.
 
     verified   the host's own login, or a key bound to a user
+    signed     a user id that was signed with the gateway's signing key
     asserted   a header or a body field that the caller wrote as he liked
     synthetic  nobody was named: `svc:<key>`, unique per key, so that no two callers share a user
 
@@ -10,45 +11,92 @@ A null identity would be a shared one (rule R17), so a known principal always ge
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from asgi_llmgate.core.directives import Directives
+from asgi_llmgate.core.trace import Trace
 from asgi_llmgate.types import Principal, Tags
 
-__all__ = ["MAX_USER_LENGTH", "derive_tags", "user_in_body"]
+__all__ = ["MAX_USER_LENGTH", "SYNTHETIC", "User", "derive_tags", "find_user", "user_in_body"]
 
 MAX_USER_LENGTH = 256
+SYNTHETIC = "svc:"
+MAX_PROPERTIES = 32
+
+
+class User(NamedTuple):
+    """Whom a call is for. `conflict` is where another was named, who was not believed."""
+
+    id: str | None
+    source: str | None
+    trust: str | None
+    conflict: str | None = None
+
+
+NOBODY = User(None, None, None)
 
 
 def derive_tags(
-    principal: Principal | None, directives: Directives, request: Mapping[str, Any] | None
+    principal: Principal | None,
+    directives: Directives,
+    request: Mapping[str, Any] | None,
+    *,
+    user: User | None = None,
+    trace: Trace | None = None,
 ) -> Tags:
-    """Return the tags of a call. `request` is its JSON body, where it has one."""
-    user_id, source, trust = _user(principal, directives, request)
+    """Return the tags of a call.
+
+    Args:
+        request: Its JSON body, where it has one.
+        user: From `find_user`, if that was asked already.
+        trace: What `traceparent` and `baggage` say. A header of ours goes before it.
+    """
+    found = find_user(principal, directives, request) if user is None else user
+    properties = _properties(principal, directives, trace)
     return Tags(
-        user_id=user_id,
-        user_source=source,
-        user_trust=trust,
-        session_id=directives.session_id,
+        user_id=found.id,
+        user_source=found.source,
+        user_trust=found.trust,
+        session_id=directives.session_id or (trace.session_id if trace is not None else None),
         session_path=directives.session_path,
         session_name=directives.session_name,
-        properties=dict(directives.properties) or None,
+        properties=properties,
+        trace_id=trace.id if trace is not None else None,
     )
 
 
-def _user(
-    principal: Principal | None, directives: Directives, request: Mapping[str, Any] | None
-) -> tuple[str | None, str | None, str | None]:
+def find_user(
+    principal: Principal | None,
+    directives: Directives,
+    request: Mapping[str, Any] | None,
+    *,
+    signed: str | None = None,
+    takes_word: bool = True,
+) -> User:
+    """Return whom a call is for.
+
+    Args:
+        request: Its JSON body, where it has one.
+        signed: The user that a signature proves.
+        takes_word: Whether a header or the body may name one.
+    """
     if principal is not None and principal.user_id is not None:
-        return principal.user_id, principal.kind.value, "verified"
-    if directives.user_id is not None:
-        return directives.user_id, "header", "asserted"
-    named = user_in_body(request) if request is not None else None
-    if named is not None:
-        return named, "body", "asserted"
-    if principal is not None:
-        return f"svc:{principal.id}", "synthetic", "synthetic"
-    return None, None, None
+        proven = User(principal.user_id, principal.kind.value, "verified")
+        others = (signed, directives.user_id, request)
+    elif signed is not None:
+        proven = User(signed, "signed", "signed")
+        others = (None, directives.user_id, request)
+    else:
+        word = _word(directives, request)
+        # A name such as ours would let the holder of one key pass for that of another.
+        if takes_word and word.id is not None and not word.id.startswith(SYNTHETIC):
+            return word
+        conflict = word.source
+        if principal is None:
+            return NOBODY._replace(conflict=conflict)
+        return User(f"{SYNTHETIC}{principal.id}", "synthetic", "synthetic", conflict)
+    conflict = _conflict(proven.id, *others)
+    return proven if conflict is None else proven._replace(conflict=conflict)
 
 
 def user_in_body(request: Mapping[str, Any]) -> str | None:
@@ -62,3 +110,38 @@ def user_in_body(request: Mapping[str, Any]) -> str | None:
         if isinstance(value, str) and value and len(value) <= MAX_USER_LENGTH:
             return value
     return None
+
+
+def _word(directives: Directives, request: Mapping[str, Any] | None) -> User:
+    if directives.user_id is not None:
+        return User(directives.user_id, "header", "asserted")
+    named = user_in_body(request) if request is not None else None
+    return NOBODY if named is None else User(named, "body", "asserted")
+
+
+def _conflict(
+    proven: str | None, signed: str | None, header: str | None, request: Mapping[str, Any] | None
+) -> str | None:
+    """Return where somebody else is named than who is proven."""
+    if signed is not None and signed != proven:
+        return "signed"
+    if header is not None and header != proven:
+        return "header"
+    named = user_in_body(request) if request is not None else None
+    return "body" if named is not None and named != proven else None
+
+
+def _properties(
+    principal: Principal | None, directives: Directives, trace: Trace | None
+) -> dict[str, str] | None:
+    """Join what the trace, the headers and the key say; the latter win."""
+    ours = directives.properties
+    fixed = principal.grants.tags if principal is not None and principal.grants else ()
+    if trace is None and not fixed:
+        return dict(ours) or None
+    joined = {**dict(fixed), **ours, **dict(fixed)}
+    for name, value in trace.properties.items() if trace is not None else ():
+        if len(joined) >= MAX_PROPERTIES:
+            break
+        joined.setdefault(name, value)
+    return joined or None

@@ -11,7 +11,7 @@ from asgi_llmgate.core.json import JSONError, loads, repeats_key
 from asgi_llmgate.errors import ForbiddenError
 from asgi_llmgate.types import Grants, Route
 
-__all__ = ["TargetsOf", "check_grants"]
+__all__ = ["TargetsOf", "check_grants", "named_models"]
 
 TargetsOf = Callable[[GatewayContext, str | None], Iterable[tuple[str, str | None]]]
 """Where a call goes that names a model (or none): pairs of provider id and the model there."""
@@ -32,14 +32,22 @@ async def check_grants(
     check_route(grants, route)
     if grants.models is None and grants.providers is None:
         return
-    request = await _request(context)
-    models = _models(grants, route, request, context.body.data)
-    for model in models:
+    for model in await named_models(context, by_model=grants.models is not None):
         if targets_of is None:
             check_target(grants, route.provider, model, route.format)
             continue
         for provider, target_model in targets_of(context, model):
             check_target(grants, provider, target_model, route.format)
+
+
+async def named_models(context: GatewayContext, *, by_model: bool) -> list[str | None]:
+    """Return every model that the provider may take the request to name; None if it names none.
+
+    Raises:
+        ForbiddenError: that cannot be told, and models are what is restricted (`by_model`).
+    """
+    request = await _request(context)
+    return _models(context.route, request, context.body.data, by_model=by_model)
 
 
 async def _request(context: GatewayContext) -> dict[str, Any] | None:
@@ -57,12 +65,11 @@ async def _request(context: GatewayContext) -> dict[str, Any] | None:
 
 
 def _models(
-    grants: Grants, route: Route, request: dict[str, Any] | None, body: bytes | None
+    route: Route, request: dict[str, Any] | None, body: bytes | None, *, by_model: bool
 ) -> list[str | None]:
-    """Return every model that the provider may take the request to name."""
     if route.model is not None or request is None:
         return [route.model]
-    if grants.models is not None and body is not None and repeats_key(body, "model"):
+    if by_model and body is not None and repeats_key(body, "model"):
         # Which of them counts is the provider's choice, and its parser may choose another.
         raise ForbiddenError("The body has several `model`. Send one.", param="model")
     named = request.get("model")

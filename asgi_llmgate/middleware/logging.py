@@ -304,6 +304,7 @@ class Recorder:
             saved_nanousd=context.saved_nanousd,
             saved_ms=context.saved_ms,
             original_id=context.original_id,
+            trace_id=tags.trace_id,
         )
 
 

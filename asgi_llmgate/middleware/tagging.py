@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asgi_llmgate.context import GatewayContext
-from asgi_llmgate.core.tags import derive_tags
+from asgi_llmgate.core.tags import User, derive_tags, find_user
+from asgi_llmgate.core.trace import DEFAULT_BAGGAGE, read_trace
 from asgi_llmgate.middleware._base import GatewayMiddleware
+from asgi_llmgate.middleware._names import Names
+from asgi_llmgate.middleware._signed import SigningKey, signed_users
+from asgi_llmgate.protocols import Count
 
 __all__ = ["TaggingMiddleware"]
 
 # A caller's own request id stays unique per tenant; this many are remembered, per process.
 REMEMBERED_IDS = 10_000
+
+CONFLICTS = "llmgate_identity_conflicts_total"
+DROPPED = "llmgate_properties_dropped_total"
+
+SOURCES = {"header": "LLMGate-User-Id", "body": "The user in the body", "signed": "LLMGate-User"}
 
 
 class TaggingMiddleware(GatewayMiddleware):
@@ -21,13 +30,35 @@ class TaggingMiddleware(GatewayMiddleware):
 
     Alone: tags by header and body only, since nobody has set a principal.
     Stacked: gives limits, cache and log the user, session and properties of a call.
+
+    Args:
+        app: The application inside.
+        signing_key: With which `LLMGate-User` is signed.
+        baggage: Names in W3C `baggage` that become properties.
+        max_property_names: How many names of properties a tenant may have; what comes later is
+            not kept, so that a name made up per call does not fill every table. Per process.
+        count: Where conflicts and dropped properties are counted.
+        paths: Endpoints of one's own, for example `{"/api/chat": "openai-chat"}`.
     """
 
-    must_be_inside = ("AuthMiddleware",)
+    must_be_inside = ("AuthMiddleware", "PolicyMiddleware")
 
-    def __init__(self, app: ASGIApp, *, paths: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        signing_key: SigningKey = None,
+        baggage: Collection[str] = DEFAULT_BAGGAGE,
+        max_property_names: int = 200,
+        count: Count | None = None,
+        paths: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(app, paths=paths)
         self._seen_ids: dict[tuple[str, str], None] = {}
+        self._signed = signed_users(signing_key)
+        self._baggage = frozenset(name.lower() for name in baggage)
+        self._names = Names(max_property_names)
+        self._count = count
 
     async def handle(
         self, context: GatewayContext, scope: Scope, receive: Receive, send: Send
@@ -39,7 +70,21 @@ class TaggingMiddleware(GatewayMiddleware):
         if context.route.is_json:
             request = await context.body.json()
             receive = context.body.replay(receive)
-        context.tags = derive_tags(context.principal, directives, request)
+        principal, policy = context.principal, context.policy
+        user = find_user(
+            principal,
+            directives,
+            request,
+            signed=self._signed.find(context),
+            takes_word=policy is None or policy.takes_word,
+        )
+        if user.conflict is not None:
+            self._note_conflict(user, context)
+        trace = read_trace(context.headers, self._baggage)
+        tags = derive_tags(principal, directives, request, user=user, trace=trace)
+        if tags.properties is not None:
+            self._bound(tags.properties, context)
+        context.tags = tags
         await self.app(scope, receive, send)
 
     def _name(self, context: GatewayContext, wanted: str) -> None:
@@ -51,3 +96,23 @@ class TaggingMiddleware(GatewayMiddleware):
         if len(self._seen_ids) > REMEMBERED_IDS:
             del self._seen_ids[next(iter(self._seen_ids))]
         context.id = wanted
+
+    def _note_conflict(self, user: User, context: GatewayContext) -> None:
+        """Say that somebody else was named than who it is."""
+        named = user.conflict or ""
+        if self._count is not None:
+            self._count(CONFLICTS, named=named, kept=user.source or "none")
+        context.warn(f"{SOURCES[named]} was not used: it names another user than is proven")
+
+    def _bound(self, properties: dict[str, str], context: GatewayContext) -> None:
+        tenant = context.principal.tenant if context.principal else ""
+        fresh = self._names.beyond(tenant, properties)
+        for name in fresh:
+            del properties[name]
+        if fresh:
+            if self._count is not None:
+                self._count(DROPPED, len(fresh))
+            context.warn(
+                f"{len(fresh)} properties were not kept: there are {self._names.limit} names "
+                "already. Put what differs from call to call into the value"
+            )

@@ -77,6 +77,7 @@ def test_the_public_object_is_the_one_of_the_documentation() -> None:
         "saved_nanousd": None,
         "saved_ms": None,
         "original_id": None,
+        "trace_id": None,
     }
 
 

@@ -1,0 +1,349 @@
+"""What one route does with the headers of its callers, and whom it refuses.
+
+A policy speaks about headers by their short names: `User-Id` is `LLMGate-User-Id` and
+`Helicone-User-Id` alike. It looks at what was understood, not at what was written: a header that
+is empty, or of Helicone's and malformed, was not sent.
+
+In this order: what is forbidden is refused, defaults fill in what the caller left out, forced
+values replace what he sent, what is required must be there by now, then the identity, then the
+models and providers. Nothing here does I/O; `middleware/policy.py` asks and acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple, get_args
+
+from asgi_llmgate.core.directive_table import HELICONE_NAMES, SPECS, titled
+from asgi_llmgate.core.directives import DEFAULT, Directives, parse_directives
+from asgi_llmgate.core.grants import matches
+from asgi_llmgate.core.json import dumps
+from asgi_llmgate.errors import (
+    ConfigurationError,
+    ForbiddenError,
+    GatewayError,
+    InvalidRequestError,
+)
+
+__all__ = ["Identity", "Refusal", "RoutePolicy", "Rule"]
+
+Identity = Literal["require", "derive", "default"]
+HeaderValue = str | bool | int | float | Sequence[Any] | Mapping[str, Any]
+
+METHODS = frozenset({"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"})
+ANY_PROPERTY = "property-*"
+
+# They say which call it is, so one value for all calls of a route makes no sense.
+_PER_CALL = frozenset({"request_id"})
+# Lists of models name none, and cost nothing.
+_WITHOUT_MODEL = frozenset({"openai-models", "anthropic-models", "gemini-models"})
+
+_NAMES = tuple(field.name for field in fields(Directives))
+_PLACE = {name: place for place, name in enumerate(_NAMES)}
+_ALL = attrgetter(*_NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePolicy:
+    """A policy for the calls to one path, or to all below one.
+
+    Args:
+        path: `/v1/chat/completions`, `/support/*` (it and all below it), or `*`. Below the mount
+            point. Compared without regard to case and doubled or trailing slashes.
+        methods: Empty for all.
+        default: Headers that the caller gets if he sent none, by short name.
+        force: Headers that replace what he sent.
+        forbid: Headers that are refused; `Property-*` stands for all properties.
+        require: Headers without which a call is refused. A login or a key bound to a user
+            counts as `User-Id`, and so does a user that the body names.
+        identity: `require` refuses who is not proven by login, key or signature; `derive` takes
+            nobody's word for who he is: proven, else `svc:<key>`; `default` also takes the word.
+        models: What may be called: names as the provider knows them, or `provider/name`; a `*` at
+            the end matches any rest. None allows all, an empty list nothing.
+        providers: Ids, likewise.
+        guarded: Clients that can go to a provider directly when the gateway is down must not do
+            so for this route. Told in `LLMGate-Guarded`.
+        observe: Count what would be refused, and let it pass.
+
+    Raises:
+        ConfigurationError: something in it is misspelled or has no effect.
+    """
+
+    path: str
+    methods: Sequence[str] = ()
+    default: Mapping[str, HeaderValue] = field(default_factory=dict)
+    force: Mapping[str, HeaderValue] = field(default_factory=dict)
+    forbid: Sequence[str] = ()
+    require: Sequence[str] = ()
+    identity: Identity = "default"
+    models: Sequence[str] | None = None
+    providers: Sequence[str] | None = None
+    guarded: bool = False
+    observe: bool = False
+
+    def __post_init__(self) -> None:
+        Rule(self)
+
+
+class Refusal(NamedTuple):
+    """Why a call is not let through. `reason` is a word for metrics."""
+
+    reason: str
+    error: GatewayError
+
+
+class Header(NamedTuple):
+    """A header by what it sets: a field of the directives, or a property (`*` is any)."""
+
+    shown: str
+    field: str
+    property: str | None = None
+
+    def value(self, directives: Directives) -> Any:
+        """Return what the caller, a default or the policy set; None if nothing did."""
+        value = getattr(directives, self.field)
+        if self.property is None:
+            return None if value in ((), "") else value
+        if self.property == "*":
+            return value or None
+        return value.get(self.property)
+
+
+class Rule:
+    """A `RoutePolicy`, read once and ready to be applied.
+
+    Args:
+        prefix: The path without its `*`, in lower case, without a slash at the end.
+        is_exact: It has no `*`.
+        is_plain: It changes no header, so that directives need not be looked at for that.
+    """
+
+    def __init__(self, policy: RoutePolicy) -> None:
+        self.policy = policy
+        self.prefix, self.is_exact = _pattern(policy.path)
+        self.methods = frozenset(method.upper() for method in policy.methods)
+        if unknown := self.methods - METHODS:
+            raise _mistake(policy, f"{min(unknown)!r} is not a method", "POST, GET …")
+        if policy.identity not in get_args(Identity):
+            wanted = "require, derive or default"
+            raise _mistake(policy, f"identity={policy.identity!r} is none", wanted)
+        self._default = [_assignment(policy, *item) for item in policy.default.items()]
+        self._force = [_assignment(policy, *item) for item in policy.force.items()]
+        self._forbid = [_header(policy, name, any_property=True) for name in policy.forbid]
+        self._require = [_header(policy, name) for name in policy.require]
+        if policy.identity != "default" and self.requires_user:
+            wanted = "identity='require' alone demands a user who is proven"
+            raise _mistake(policy, "LLMGate-User-Id is required, but not believed", wanted)
+        both = {header.shown for header, _ in (*self._default, *self._force)}
+        if clash := [header.shown for header in self._forbid if header.shown in both]:
+            raise _mistake(policy, f"{clash[0]} is both set and forbidden", "force alone is enough")
+        for what in ("models", "providers"):
+            _check_names(policy, what, getattr(policy, what))
+        # Nearly all callers send no header at all, and all of those get the same.
+        self._bare = self._merged(DEFAULT)
+
+    @property
+    def name(self) -> str:
+        """The policy as metrics and messages call it."""
+        methods = ",".join(sorted(self.methods))
+        return f"{methods} {self.policy.path}" if methods else self.policy.path
+
+    @property
+    def restricts_targets(self) -> bool:
+        return self.policy.models is not None or self.policy.providers is not None
+
+    @property
+    def needs_proof(self) -> bool:
+        return self.policy.identity == "require"
+
+    @property
+    def takes_word(self) -> bool:
+        """Whether a user may be named by whoever calls."""
+        return self.policy.identity == "default"
+
+    @property
+    def requires_user(self) -> bool:
+        return any(header.field == "user_id" for header in self._require)
+
+    def forbidden(self, directives: Directives) -> Refusal | None:
+        """Refuse what the caller must not send."""
+        for header in self._forbid:
+            if header.value(directives) is not None:
+                message = f"{header.shown} may not be sent on this route. Remove the header."
+                return _refusal("forbid", ForbiddenError, message, header.shown)
+        return None
+
+    def settle(self, directives: Directives) -> Directives:
+        """Return `directives` with what the policy adds and replaces."""
+        return self._bare if directives is DEFAULT else self._merged(directives)
+
+    def missing(self, directives: Directives, *, has_user: bool) -> Refusal | None:
+        """Refuse a call that lacks a header. `has_user`: a user is known without one."""
+        for header in self._require:
+            if header.value(directives) is None and not (has_user and header.field == "user_id"):
+                message = f"This route needs {header.shown}; send {_remedy(header)}."
+                return _refusal("require", InvalidRequestError, message, header.shown)
+        return None
+
+    def unproven(self) -> Refusal:
+        """Refuse a call whose user is not proven."""
+        message = (
+            "This route needs a user that is proven: log in to the application, use a key that is "
+            "bound to a user, or have your server sign LLMGate-User. LLMGate-User-Id is not enough."
+        )
+        return _refusal("identity", ForbiddenError, message, None)
+
+    def not_allowed(
+        self, provider: str | None, model: str | None, wire_format: str | None
+    ) -> Refusal | None:
+        """Refuse a provider or model. `provider` is None if nobody knows it."""
+        policy = self.policy
+        providers = policy.providers
+        if providers is not None and not matches(providers, ((provider or "").lower(),)):
+            message = f"This route may not use {provider or 'an unknown provider'}. "
+            return _refusal("providers", ForbiddenError, message + _allowed(providers), "model")
+        models = policy.models
+        if models is None or (wire_format in _WITHOUT_MODEL and models):
+            return None
+        if model is None:
+            message = "This route is restricted to some models, and the request names none. "
+            return _refusal("models", ForbiddenError, message + _allowed(models), "model")
+        if not matches(models, (model, f"{provider}/{model}")):
+            message = f"This route may not use the model {model[:100]!r}. "
+            return _refusal("models", ForbiddenError, message + _allowed(models), "model")
+        return None
+
+    def sets(self) -> Iterable[tuple[str, str, Any]]:
+        """Yield how, which header, and the value that was understood, of all that is set."""
+        for how, assignments in (("default", self._default), ("force", self._force)):
+            for header, value in assignments:
+                yield how, header.shown, value
+
+    def _merged(self, directives: Directives) -> Directives:
+        changes: dict[str, Any] = {}
+        properties: dict[str, str] = {}
+        for header, value in self._default:
+            if header.value(directives) is None:
+                if header.property is not None:
+                    properties[header.property] = value
+                else:
+                    changes[header.field] = value
+        for header, value in self._force:
+            if header.property is not None:
+                properties[header.property] = value
+            else:
+                changes[header.field] = value
+        if properties:
+            changes["properties"] = {**directives.properties, **properties}
+        if not changes:
+            return directives
+        values = list(_ALL(directives))
+        for name, value in changes.items():
+            values[_PLACE[name]] = value
+        return Directives(*values)
+
+
+def _pattern(path: str) -> tuple[str, bool]:
+    """Return a path without its star, fit to be compared, and whether it had none."""
+    is_exact = not path.endswith("*")
+    if not is_exact and path not in ("*", "/*") and not path.endswith("/*"):
+        raise ConfigurationError(
+            f"The policy for {path!r}: a `*` stands for whole segments at the end.\n"
+            f"HINT: write {path[:-1].rstrip('/')}/*, which covers that path, too."
+        )
+    stem = path if is_exact else path[:-1]
+    if "*" in stem or "?" in stem or (path != "*" and not path.startswith("/")):
+        raise ConfigurationError(
+            f"The policy for {path!r}: this is not a path.\n"
+            "HINT: write /v1/chat/completions, /support/* or *; without host, mount point or query."
+        )
+    return "/".join(["", *(segment for segment in stem.lower().split("/") if segment)]), is_exact
+
+
+def _header(policy: RoutePolicy, name: str, *, any_property: bool = False) -> Header:
+    short = name.strip().lower().removeprefix("llmgate-").removeprefix("helicone-")
+    short = HELICONE_NAMES.get(short, short)
+    shown = f"LLMGate-{titled(short)}"
+    if short == ANY_PROPERTY and any_property:
+        return Header("LLMGate-Property-*", "properties", "*")
+    # Whatever is wrong with the name, the reader of headers knows it and names the nearest.
+    spec = SPECS.get(short)
+    if short.startswith("property-") and short != ANY_PROPERTY:
+        if len(short) > len("property-"):
+            return Header(shown, "properties", short.removeprefix("property-"))
+    elif spec is None:
+        _read(policy, short, "x")
+    elif spec.field is not None:
+        return Header(shown, spec.field)
+    raise _mistake(policy, f"{shown} cannot be used in a policy", "a header that says what to do")
+
+
+def _assignment(policy: RoutePolicy, name: str, value: HeaderValue) -> tuple[Header, Any]:
+    header = _header(policy, name)
+    if header.field in _PER_CALL:
+        raise _mistake(policy, f"{header.shown} is different on each call", "leave it to callers")
+    directives = _read(policy, header.shown[len("LLMGate-") :], _text(value))
+    understood = header.value(directives)
+    if understood is None:
+        raise _mistake(policy, f"{header.shown} has no value", "give it one")
+    return header, understood
+
+
+def _read(policy: RoutePolicy, short: str, text: str) -> Directives:
+    """Read a header as if a caller had sent it.
+
+    Raises:
+        ConfigurationError: he would be refused.
+    """
+    try:
+        encoded = text.encode("latin-1")
+    except UnicodeEncodeError:
+        encoded = text.encode()
+    try:
+        return parse_directives({b"llmgate-" + short.lower().encode(): encoded})
+    except InvalidRequestError as error:
+        raise _mistake(policy, str(error).rstrip("."), "mend or remove that header") from None
+
+
+def _text(value: HeaderValue) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else dumps(value).decode()
+
+
+def _check_names(policy: RoutePolicy, what: str, names: Sequence[str] | None) -> None:
+    if isinstance(names, str):
+        raise _mistake(policy, f"`{what}` is a text", f"{what} = [{names!r}]")
+    for name in names or ():
+        if not name or "*" in name[:-1] or not name.isprintable():
+            raise _mistake(
+                policy, f"{name!r} in `{what}` is no name", "a `*` may only be at the end"
+            )
+        if what == "providers" and name != name.lower():
+            raise _mistake(
+                policy, f"{name!r} in `providers`", f"ids are lower case: {name.lower()}"
+            )
+
+
+def _mistake(policy: RoutePolicy, what: str, hint: str) -> ConfigurationError:
+    return ConfigurationError(f"The policy for {policy.path!r}: {what}.\nHINT: {hint}.")
+
+
+def _refusal(reason: str, kind: type[GatewayError], message: str, param: str | None) -> Refusal:
+    return Refusal(reason, kind(message, code="policy_violation", param=param))
+
+
+def _allowed(names: Sequence[str]) -> str:
+    if not names:
+        return "It is closed: nothing is allowed here."
+    return f"Allowed: {', '.join(names)}."
+
+
+def _remedy(header: Header) -> str:
+    if header.field == "user_id":
+        return 'the id of your end user in it, such as "LLMGate-User-Id: user-42", or log in'
+    if header.property is not None:
+        return f'what it is for, such as "{header.shown}: checkout"'
+    return "it with every call"
