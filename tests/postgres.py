@@ -54,7 +54,7 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture
 async def postgres(postgres_server: str) -> str:
     """The same, without what the test before left in it."""
-    import asyncpg
+    import asyncpg  # type: ignore[import-untyped]  # has no types
 
     connection = await asyncpg.connect(postgres_server)
     try:

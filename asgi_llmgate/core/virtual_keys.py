@@ -44,7 +44,8 @@ _FORM = re.compile(
 
 # LiteLLM's keys have 128 bits, Helicone's 145; below 2^112 NIST SP 800-131A calls it weak.
 MIN_IMPORTED_BITS = 112
-_MIN_DISTINCT = 10
+# Of 32 random hex digits, fewer than 8 different ones are seen once in a million times.
+_MIN_DISTINCT = 8
 _KNOWN_PREFIX = re.compile(r"(?:sk-)?(?:helicone-|litellm-|llm-)?(?:proxy-|eu-|proj-|or-|v1-)*")
 _CLASSES = ((re.compile("[a-z]"), 26), (re.compile("[A-Z]"), 26), (re.compile("[0-9]"), 10))
 _HEX = re.compile("[0-9a-f]*|[0-9A-F]*")
@@ -108,9 +109,9 @@ def _most_bits(text: str) -> float:
 
 
 def _is_regular(text: str) -> bool:
-    """Tell whether a third of `text` repeats or counts on, or it is one piece again and again."""
+    """Tell whether half of `text` repeats or counts on, or it is one piece again and again."""
     steps = sum(abs(ord(a) - ord(b)) <= 1 for a, b in itertools.pairwise(text))
-    return steps * 3 > len(text) or text in (text + text)[1:-1]
+    return steps * 2 > len(text) or text in (text + text)[1:-1]
 
 
 def _checksum(body: str) -> str:

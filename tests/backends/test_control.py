@@ -97,12 +97,12 @@ async def test_changes_name_the_keys_that_changed_and_nothing_else(store: Contro
     await store.add_key(stored("k2"))
     second = await store.changes(first.version)
     assert second is not None
-    assert (second.kids, second.has_keys) == ({"k1", "k2"}, True)
+    assert (second.kids, second.has_keys) == (frozenset({"k1", "k2"}), True)
     assert await store.revoke_key("k2", 7.0)
     third = await store.changes(second.version)
 
     assert third is not None
-    assert third.kids == {"k2"}
+    assert third.kids == frozenset({"k2"})
     assert await store.changes(third.version) is None
 
 

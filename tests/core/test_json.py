@@ -8,10 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgi_llmgate.core.ids import new_id
-from asgi_llmgate.core.json import MAX_DEPTH, JSONError, dumps, loads, too_deep
+from asgi_llmgate.core.json import MAX_DEPTH, JSONError, dumps, loads, repeats_key, too_deep
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )
@@ -55,3 +59,21 @@ def test_ids_sort_by_time_and_are_version_7() -> None:
 
     assert ids == sorted(ids)
     assert all(identifier[14] == "7" and identifier[19] in "89ab" for identifier in ids)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b'{"model":"a"}', False),
+        (b'{"model":"a","model":"b"}', True),
+        (b'{"model":"a","MODEL":"b"}', True),
+        (b'{"model":"a","\\u006dodel":"b"}', True),
+        (b'{"model":"a","\\u006Dodel":"b"}', True),
+        (b'{"model":"a","metadata":{"model":"b"}}', False),
+        (b'{"metadata":{"model":"b","model":"c"},"model":"a"}', False),
+        (b'{"model":"a","text":"\\"model\\" and \\u0061"}', False),
+        (b'{"model":"model"}', False),
+    ],
+)
+def test_a_key_that_is_there_twice_is_noticed(text: bytes, *, expected: bool) -> None:
+    assert repeats_key(text, "model") is expected
