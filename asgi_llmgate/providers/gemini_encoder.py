@@ -19,7 +19,13 @@ from asgi_llmgate.providers._sse import data_event
 from asgi_llmgate.providers.inner import Call, Inner
 from asgi_llmgate.providers.provider_errors import ProviderError, gemini_error
 
-__all__ = ["GeminiStreamEncoder", "candidate", "open_signature", "usage_metadata"]
+__all__ = [
+    "GeminiArrayEncoder",
+    "GeminiStreamEncoder",
+    "candidate",
+    "open_signature",
+    "usage_metadata",
+]
 
 _SEAL = b"llmgate."
 FINISH_REASONS = frozenset(
@@ -96,7 +102,7 @@ class GeminiStreamEncoder:
         if not parts:
             return b""
         content = {"parts": parts, "role": "model"}
-        return data_event({"candidates": [{"content": content, "index": 0}], **self._base})
+        return self._write({"candidates": [{"content": content, "index": 0}], **self._base})
 
     def close(self) -> bytes:
         parts = self._tool_parts()
@@ -111,10 +117,13 @@ class GeminiStreamEncoder:
         if grounding:
             last["groundingMetadata"] = grounding
         usage = usage_metadata(self._usage)
-        return data_event({"candidates": [last], "usageMetadata": usage, **self._base})
+        return self._write({"candidates": [last], "usageMetadata": usage, **self._base})
 
     def error(self, error: ProviderError) -> bytes:
-        return data_event(gemini_error(error))
+        return self._write(gemini_error(error))
+
+    def _write(self, payload: dict[str, Any]) -> bytes:
+        return data_event(payload)
 
     def _collect(self, call: Mapping[str, Any]) -> None:
         function = call.get("function") or {}
@@ -144,6 +153,24 @@ class GeminiStreamEncoder:
     def _signed(self, part: dict[str, Any], native: str | None = None) -> dict[str, Any]:
         blocks, self._waiting = self._waiting, []
         return sign(part, native, blocks)
+
+
+class GeminiArrayEncoder(GeminiStreamEncoder):
+    """The same responses as one JSON array, as the API sends them without `alt=sse`."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(call)
+        self._separator = b"["
+
+    def close(self) -> bytes:
+        return super().close() + b"]"
+
+    def error(self, error: ProviderError) -> bytes:
+        return super().error(error) + b"]"
+
+    def _write(self, payload: dict[str, Any]) -> bytes:
+        separator, self._separator = self._separator, b",\r\n"
+        return separator + dumps(payload)
 
 
 def candidate(choice: Mapping[str, Any], number: int, call: Call) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from asgi_llmgate.core.json import dumps
 from asgi_llmgate.providers._parts import data_url, leading_choice
 from asgi_llmgate.providers.gemini_encoder import (
+    GeminiArrayEncoder,
     GeminiStreamEncoder,
     candidate,
     open_signature,
@@ -81,7 +82,7 @@ class GeminiIn:
         }
 
     def stream_encoder(self, call: Call) -> GeminiStreamEncoder:
-        return GeminiStreamEncoder(call)
+        return GeminiArrayEncoder(call) if call.as_array else GeminiStreamEncoder(call)
 
     def encode_error(self, error: ProviderError, call_id: str) -> dict[str, Any]:
         return gemini_error(error)

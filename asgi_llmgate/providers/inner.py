@@ -113,6 +113,7 @@ class Call:
         model: The name the caller used.
         request: The request in the inner form.
         json_tool, tool_names: from `Encoded`.
+        as_array: A Gemini caller streams without `alt=sse`, so it gets one JSON array.
     """
 
     id: str
@@ -121,6 +122,7 @@ class Call:
     request: Inner
     json_tool: str | None = None
     tool_names: Mapping[str, str] = field(default_factory=dict)
+    as_array: bool = False
 
 
 class Losses:

@@ -145,8 +145,12 @@ class Translation:
                 "The provider's answer cannot be read; it is not in the provider's own format."
             ) from error
 
-    def stream(self) -> StreamTranslation:
-        """Return the translator of this call's stream."""
+    def stream(self, *, as_array: bool = False) -> StreamTranslation:
+        """Return the translator of this call's stream.
+
+        `as_array`: a Gemini caller did not ask for `alt=sse`, and gets JSON, not events.
+        """
+        self._call.as_array = as_array
         return StreamTranslation(
             self._out.stream_decoder(self._call), self._in.stream_encoder(self._call)
         )

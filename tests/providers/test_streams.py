@@ -246,3 +246,17 @@ def test_fragments_of_two_tool_calls_may_be_mixed() -> None:
 
         assert ":1}" in said.replace('\\"', '"')
         assert stream.complete
+
+
+def test_a_gemini_caller_without_sse_gets_an_array() -> None:
+    translation = Translation("gemini", "anthropic-messages", call_id="0198-aa", created=1)
+    to = TargetInfo("some-model", "someone", capabilities_of("some-model"))
+    translation.request(BODIES["gemini"], to, model="m", stream=True)
+    whole = translation.stream(as_array=True)
+    raw = b"".join(map(whole.feed, HELLO["anthropic-messages"])) + whole.close()
+    broken = translation.stream(as_array=True)
+    half = b"".join(map(broken.feed, HELLO["anthropic-messages"][:3])) + broken.close()
+
+    texts = [r["candidates"][0]["content"]["parts"][0]["text"] for r in json.loads(raw)]
+    assert "".join(texts) == "Hello!"
+    assert json.loads(half)[-1]["error"]["status"] == "INTERNAL"
