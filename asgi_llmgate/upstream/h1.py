@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import certifi
-
 from asgi_llmgate.errors import UpstreamConnectError
 from asgi_llmgate.protocols import UpstreamRequest
 from asgi_llmgate.upstream.h1_connection import Connection, Exchange, Origin
@@ -26,7 +24,7 @@ from asgi_llmgate.upstream.parts import (
     OWN_HEADERS,
     SLICE_BYTES,
     cannot_be_sent,
-    read_ca_file,
+    client_context,
     slices,
 )
 from asgi_llmgate.upstream.per_loop import PerLoop
@@ -94,10 +92,8 @@ class H1Upstream:
 
     def _make(self) -> Pool:
         if self._context is None:
-            self._context = ssl.create_default_context(cafile=certifi.where())
+            self._context = client_context(self.ca_file)
             self._context.set_alpn_protocols(["http/1.1"])
-            for certificate in read_ca_file(self.ca_file) if self.ca_file else ():
-                self._context.load_verify_locations(cadata=certificate.decode())
         return Pool(self.max_connections, self._context)
 
 

@@ -27,8 +27,8 @@ from asgi_llmgate.upstream.parts import (
     NO_ANSWER,
     OWN_HEADERS,
     cannot_be_sent,
+    client_context,
     not_connected,
-    read_ca_file,
     slices,
 )
 from asgi_llmgate.upstream.per_loop import PerLoop
@@ -112,9 +112,7 @@ class HttpxUpstream:
 
     def _make(self) -> httpx.AsyncHTTPTransport:
         if self._context is None:
-            self._context = httpx.create_ssl_context(trust_env=False)
-            for certificate in read_ca_file(self.ca_file) if self.ca_file else ():
-                self._context.load_verify_locations(cadata=certificate.decode())
+            self._context = client_context(self.ca_file)
         if self.http2 and find_spec("h2") is None:
             raise ConfigurationError(
                 "HTTP/2 through httpx needs the package h2, which is not installed.\n"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+
+import certifi
 
 from asgi_llmgate.errors import ConfigurationError, InvalidRequestError, UpstreamConnectError
 from asgi_llmgate.protocols import UpstreamRequest
@@ -16,6 +19,7 @@ __all__ = [
     "OWN_HEADERS",
     "SLICE_BYTES",
     "cannot_be_sent",
+    "client_context",
     "not_connected",
     "read_ca_file",
     "slices",
@@ -67,6 +71,17 @@ def read_ca_file(path: Path) -> list[bytes]:
             "HINT: it must be in PEM format, with `-----BEGIN CERTIFICATE-----` lines."
         )
     return found
+
+
+def client_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Return a context that trusts certifi's authorities, those of `ca_file`, and nobody else."""
+    # Not `create_default_context`, which writes the keys of sessions to where SSLKEYLOGFILE says.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cafile=certifi.where())
+    for certificate in read_ca_file(ca_file) if ca_file is not None else ():
+        context.load_verify_locations(cadata=certificate.decode())
+    return context
 
 
 async def slices(body: bytes) -> AsyncIterator[bytes]:

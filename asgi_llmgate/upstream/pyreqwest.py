@@ -11,6 +11,7 @@ What is not obvious about pyreqwest 0.15:
   being sent can be broken off, and is. Once the head is there, closing is immediate.
 - Its coroutines answer a cancellation with one of their own, which anyio's cancel scopes do not
   know again, or with the chunk that arrived just then, so that it is lost: see `heeding`.
+- It trusts the system's certificates, or those that SSL_CERT_FILE and SSL_CERT_DIR name.
 - Header values are text: non-ASCII ones of a response cannot be read and are left out.
 - URLs are parsed as browsers do: `'` in a query is sent as `%27`.
 - `Accept` and `User-Agent` are added where the request has none.

@@ -12,6 +12,7 @@ import trustme
 
 from asgi_llmgate.errors import ConfigurationError, UpstreamConnectError
 from asgi_llmgate.protocols import Upstream
+from asgi_llmgate.upstream.pyreqwest import PyreqwestUpstream
 from tests.upstream.server import serving
 from tests.upstream.test_contract import (
     OK,
@@ -66,6 +67,29 @@ async def test_an_unknown_authority_is_refused(
 
     assert str(caught.value) == "No connection to the provider: its certificate is not trusted."
     assert_no_secret(caught.value)
+
+
+async def test_the_environment_names_no_authority_and_no_key_log(
+    make: Callable[..., Upstream],
+    authority: trustme.CA,
+    ca_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    if make is PyreqwestUpstream:
+        reason = "rustls-native-certs, inside pyreqwest, reads SSL_CERT_FILE"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+    upstream = make()
+    async with serving(server_context(authority)) as server:
+        server.always(OK)
+        with pytest.raises(UpstreamConnectError):
+            await upstream.open(get(server.url))
+        await upstream.aclose()
+
+    assert not (tmp_path / "keys").exists()
 
 
 async def test_a_certificate_for_another_name_is_refused(
