@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from asgi_llmgate._version import __version__
 
 if TYPE_CHECKING:
+    from asgi_llmgate.core.policy import RoutePolicy
     from asgi_llmgate.errors import ConfigurationError, GatewayError
     from asgi_llmgate.gateway import LLMGate
     from asgi_llmgate.types import CallRecord, Principal, PrincipalKind
@@ -27,6 +28,7 @@ __all__ = [
     "LLMGate",
     "Principal",
     "PrincipalKind",
+    "RoutePolicy",
     "__version__",
     "app",
 ]
@@ -38,6 +40,7 @@ _HOMES = {
     "LLMGate": "gateway",
     "Principal": "types",
     "PrincipalKind": "types",
+    "RoutePolicy": "core.policy",
 }
 
 

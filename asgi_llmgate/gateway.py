@@ -2,7 +2,7 @@
 
     hygiene → routes ─┬─ /healthz /readyz /metrics                       (api/)
                       ├─ /llmgate/api/v1/*                               (api/)
-                      └─ logging → auth → tagging → dispatch → provider
+                      └─ logging → auth → policy → tagging → dispatch → provider
 
 Building one does no I/O: files, connections and threads come with the first call that needs
 them, so a gateway may be built at import time, and it works where no lifespan event arrives.
@@ -24,10 +24,14 @@ from starlette.types import Receive, Scope, Send
 
 from asgi_llmgate._asgi.lifespan import on_sigterm, serve_lifespan
 from asgi_llmgate._asgi.respond import send_plain_error
+from asgi_llmgate.api.cache import cache_routes
 from asgi_llmgate.api.keys import key_routes
 from asgi_llmgate.api.operations import Operations
 from asgi_llmgate.api.router import API_PREFIX, AdminApi, AdminRoute
 from asgi_llmgate.assemble import (
+    cache_policy_of,
+    cache_secret_of,
+    cache_store_of,
     control_of,
     journal_of,
     prices_of,
@@ -36,20 +40,27 @@ from asgi_llmgate.assemble import (
     targets_of,
     timeouts_of,
 )
+from asgi_llmgate.backends.metrics import Metrics
+from asgi_llmgate.cache import Cache
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext, first_headers, relative_path
 from asgi_llmgate.control import Control
+from asgi_llmgate.core.policy import RoutePolicy
+from asgi_llmgate.core.cache_key import ATTRIBUTION, NOT_IN_KEY
 from asgi_llmgate.core.registry import Registry
 from asgi_llmgate.core.routes import match_route
 from asgi_llmgate.dispatch import Dispatch
 from asgi_llmgate.errors import BackendError, ConfigurationError, UnknownRouteError
 from asgi_llmgate.keyfile import admin_token
 from asgi_llmgate.logs import configure_logging, hide_keys_in_access_log
+from asgi_llmgate.middleware._signed import SignedUsers
 from asgi_llmgate.middleware.auth import AuthMiddleware
+from asgi_llmgate.middleware.cache import CacheMiddleware
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
+from asgi_llmgate.middleware.policy import PolicyMiddleware
 from asgi_llmgate.middleware.tagging import TaggingMiddleware
 from asgi_llmgate.pricing import Prices
-from asgi_llmgate.protocols import Authenticate, LogSink, Price, Upstream
+from asgi_llmgate.protocols import Authenticate, CacheStore, LogSink, Price, Upstream
 from asgi_llmgate.settings import Settings, load_settings
 from asgi_llmgate.upstream.demo import DemoUpstream
 from asgi_llmgate.upstream.make import make_upstream
@@ -73,6 +84,8 @@ class LLMGate:
         upstream: How providers are called; defaults to the client of the settings. Yours to
             close.
         price: Turns usage into nano-dollars; defaults to the price list of genai-prices.
+        policies: What routes do with the headers of their callers, beside those of the settings.
+            Paths are those below the mount point.
     """
 
     def __init__(
@@ -83,6 +96,7 @@ class LLMGate:
         log: LogSink | None = None,
         upstream: Upstream | None = None,
         price: Price | None = None,
+        policies: Sequence[RoutePolicy] = (),
     ) -> None:
         self.settings = settings if settings is not None else load_settings()
         self.draining = False
@@ -92,6 +106,7 @@ class LLMGate:
         self._given_log = log
         self._given_upstream = upstream
         self._given_price = price
+        self._policies = (*policies, *(each.policy() for each in self.settings.policies))
         hide_keys_in_access_log()
 
     @cached_property
@@ -101,6 +116,11 @@ class LLMGate:
         journal = journal_of(self.settings)
         atexit.register(journal.close)
         return journal
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """Counters of this process, shown with those of the whole machine at `/metrics`."""
+        return Metrics(self.settings.data_dir)
 
     @cached_property
     def price(self) -> Price:
@@ -126,16 +146,29 @@ class LLMGate:
             shared_state=self._is_one_tenant,
             stored_keys=self.control.provider_keys.pooled,
         )
-        tagging = TaggingMiddleware(dispatch)
+        targets = targets_of(self._registry)
+        key = settings.auth.signing_key
+        signed = SignedUsers(key.get_secret_value() if key is not None else None)
+        count = self.metrics.count
+        tagging = TaggingMiddleware(
+            dispatch,
+            signing_key=signed,
+            baggage=settings.tags.baggage,
+            max_property_names=settings.tags.max_property_names,
+            count=count,
+        )
+        policy = PolicyMiddleware(
+            tagging, policies=self._policies, targets=targets, signing_key=signed, count=count
+        )
         auth = self._auth = AuthMiddleware(
-            tagging,
+            policy if policy.table else tagging,
             keys={name: key.get_secret_value() for name, key in settings.keys.items()},
             authenticate=self._authenticate,
             mode=settings.auth.mode,
             secret=secret,
             previous_secrets=previous_secrets,
             store=self.control,
-            targets=targets_of(self._registry),
+            targets=targets,
             allowed_origins=settings.auth.allowed_origins,
         )
         self._calls = LoggingMiddleware(
@@ -265,6 +298,9 @@ class LLMGate:
             await self._auth.keyring.aclose()
         if "control" in made:
             await self.control.aclose()
+        if "metrics" in made:
+            await asyncio.to_thread(self.metrics.close)
+            del made["metrics"]
         made.pop("_stack", None)
         made.pop("_api", None)
 

@@ -9,9 +9,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -20,16 +29,22 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from asgi_llmgate.core.policy import RoutePolicy
+from asgi_llmgate.core.policy_table import PolicyTable
+from asgi_llmgate.core.trace import DEFAULT_BAGGAGE
 from asgi_llmgate.errors import ConfigurationError
 
 __all__ = [
     "AuthSettings",
+    "CacheSettings",
     "LimitSettings",
     "LogSettings",
     "ModelPrice",
+    "PolicySettings",
     "ProviderKey",
     "ProviderSettings",
     "Settings",
+    "TagSettings",
     "TimeoutSettings",
     "UpstreamSettings",
     "config_path",
@@ -111,6 +126,8 @@ class AuthSettings(Section):
     allowed_origins: CommaList = []
     shared_files: bool = False
     """Whether several tenants may use files, batches and stored responses of one pooled key."""
+    signing_key: SecretStr | None = None
+    """With which servers of one's own sign `LLMGate-User`."""
 
 
 class LogSettings(Section):
@@ -144,6 +161,57 @@ class UpstreamSettings(Section):
     timeouts: TimeoutSettings = TimeoutSettings()
     target_hosts: CommaList = []
     """Hosts that `LLMGate-Target-URL` may name beside those of the registry."""
+
+
+class TagSettings(Section):
+    baggage: CommaList = list(DEFAULT_BAGGAGE)
+    """Names in W3C `baggage` that become properties."""
+    max_property_names: int = Field(200, gt=0)
+    """How many names of properties a tenant may have."""
+
+
+class PolicySettings(Section):
+    """What one route does with the headers of its callers; see docs/policies.md."""
+
+    path: str
+    methods: CommaList = []
+    default: dict[str, Any] = {}
+    force: dict[str, Any] = {}
+    forbid: CommaList = []
+    require: CommaList = []
+    identity: Literal["require", "derive", "default"] = "default"
+    models: CommaList | None = None
+    providers: CommaList | None = None
+    guarded: bool = False
+    observe: bool = False
+
+    @model_validator(mode="after")
+    def _is_fit(self) -> Self:
+        try:
+            self.policy()
+        except ConfigurationError as error:
+            raise ValueError(str(error).replace("\nHINT: ", " ")) from None
+        return self
+
+    def policy(self) -> RoutePolicy:
+        return RoutePolicy(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
+class CacheSettings(Section):
+    """Seconds and bytes."""
+
+    enabled: bool = False
+    """Used unless a request says otherwise; else only if it asks."""
+    mode: Literal["exact", "semantic"] = "exact"
+    ttl: float = Field(7 * 86_400, gt=0, le=365 * 86_400)
+    soft_ttl: float | None = Field(None, gt=0)
+    """From this age on an answer is given as STALE while it is refreshed."""
+    keep_stale: float = Field(86_400, ge=0)
+    max_bytes: int = Field(GIB, gt=0)
+    max_answer_bytes: int = Field(8 * MIB, gt=0)
+    tags: CommaList = []
+    data_version: str | None = None
+    serve_fallbacks: bool = False
 
 
 class LimitSettings(Section):
@@ -185,11 +253,23 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     limits: LimitSettings = LimitSettings()
+    cache: CacheSettings = CacheSettings()
+    tags: TagSettings = TagSettings()
+    policies: list[PolicySettings] = []
     cors_origins: CommaList = []
     providers: dict[str, ProviderSettings] = {}
     prices: dict[str, ModelPrice] = {}
     demo: bool = False
     """Answer the provider `demo` in this process. Set by `llmgate demo`."""
+
+    @field_validator("policies")
+    @classmethod
+    def _are_different(cls, policies: list[PolicySettings]) -> list[PolicySettings]:
+        try:
+            PolicyTable([each.policy() for each in policies])
+        except ConfigurationError as error:
+            raise ValueError(str(error).replace("\nHINT: ", " ")) from None
+        return policies
 
     @classmethod
     def settings_customise_sources(

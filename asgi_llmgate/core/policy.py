@@ -11,7 +11,7 @@ models and providers. Nothing here does I/O; `middleware/policy.py` asks and act
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, get_args
@@ -215,11 +215,14 @@ class Rule:
             return _refusal("models", ForbiddenError, message + _allowed(models), "model")
         return None
 
-    def sets(self) -> Iterable[tuple[str, str, Any]]:
-        """Yield how, which header, and the value that was understood, of all that is set."""
-        for how, assignments in (("default", self._default), ("force", self._force)):
-            for header, value in assignments:
-                yield how, header.shown, value
+    def sets(self, sent: Directives) -> Iterator[tuple[str, str, Any]]:
+        """Yield how, which header, and the value, of all that is set for who sent `sent`."""
+        forced = {header.shown for header, _ in self._force}
+        for header, value in self._default:
+            if header.value(sent) is None and header.shown not in forced:
+                yield "default", header.shown, value
+        for header, value in self._force:
+            yield "force", header.shown, value
 
     def _merged(self, directives: Directives) -> Directives:
         changes: dict[str, Any] = {}
@@ -328,7 +331,8 @@ def _check_names(policy: RoutePolicy, what: str, names: Sequence[str] | None) ->
 
 
 def _mistake(policy: RoutePolicy, what: str, hint: str) -> ConfigurationError:
-    return ConfigurationError(f"The policy for {policy.path!r}: {what}.\nHINT: {hint}.")
+    stop = "" if what.endswith("?") else "."
+    return ConfigurationError(f"The policy for {policy.path!r}: {what}{stop}\nHINT: {hint}.")
 
 
 def _refusal(reason: str, kind: type[GatewayError], message: str, param: str | None) -> Refusal:

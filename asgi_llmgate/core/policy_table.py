@@ -36,9 +36,12 @@ class Match(NamedTuple):
     @property
     def why(self) -> str:
         is_exact, length, has_methods, by_path = self.rank
-        path = "the path itself" if is_exact else f"a beginning of {length} characters"
-        by = "" if by_path else ", by the name of the route"
-        return path + (", and the method" if has_methods else "") + by
+        what = "path" if by_path else "name of the route"
+        if is_exact:
+            by = f"the whole {what}"
+        else:
+            by = f"the beginning of the {what}" if length else "everything"
+        return by + (" and the method" if has_methods else "")
 
 
 class PolicyTable:

@@ -155,6 +155,11 @@ class Dispatch:
         if principal is not None and principal.grants is not None:
             # What auth saw coming may have been changed since, by a prompt or a fallback.
             check_target(principal.grants, target.provider.id, target.model, context.route.format)
+        policy = context.policy
+        if policy is not None and policy.restricts_targets and not policy.policy.observe:
+            refusal = policy.not_allowed(target.provider.id, target.model, context.route.format)
+            if refusal is not None:
+                raise refusal.error
         stored = self._stored_keys(target.provider.id) if self._stored_keys is not None else ()
         headers, key, pooled = credentials_for(target, context, scope["headers"], stored)
         key_id = None if key is None else key.id
