@@ -71,9 +71,8 @@ class H1Upstream:
             timer.stop()
             raise
         exchange = Exchange(connection, timer, request.method == "HEAD")
-        connection.begin(exchange)
+        connection.begin(exchange, head)
         try:
-            connection.transport.write(head)
             if body is None:
                 exchange.is_sending = False
             else:

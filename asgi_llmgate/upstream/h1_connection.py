@@ -61,12 +61,13 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._arrivals = select.poll()
 
-    def begin(self, exchange: Exchange) -> None:
+    def begin(self, exchange: Exchange, head: bytes) -> None:
         if self.transport.is_closing():
             exchange.fail()
             return
         self.exchange = exchange
         self.parser = HttpResponseParser(exchange)
+        self.transport.write(head)
 
     def abort(self) -> None:
         """Close at once, without waiting for what is still to be written."""
@@ -169,9 +170,7 @@ class Exchange:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._waiting_bytes = 0
-        if self._is_held:
-            self._is_held = False
-            self._connection.transport.resume_reading()
+        self._hold(False)
         return data
 
     async def aclose(self) -> None:
@@ -211,18 +210,21 @@ class Exchange:
         elif self.complete:
             self.finish()
         else:
-            if self._waiting_bytes > MAX_WAITING_BYTES and not self._is_held:
-                self._is_held = True
-                self._connection.transport.pause_reading()
+            if self._waiting_bytes > MAX_WAITING_BYTES:
+                self._hold(True)
             self.wake()
 
     def finish(self) -> None:
         self.complete = True
         self._timer.stop()
-        if self._is_held:
-            self._is_held = False
-            self._connection.transport.resume_reading()
+        self._hold(False)
         self.wake()
+
+    def _hold(self, hold: bool) -> None:
+        transport = self._connection.transport
+        if hold is not self._is_held and not transport.is_closing():
+            self._is_held = hold
+            (transport.pause_reading if hold else transport.resume_reading)()
 
     def fail(self) -> None:
         no_answer = self.status == 0

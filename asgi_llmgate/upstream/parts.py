@@ -56,7 +56,7 @@ def read_ca_file(path: Path) -> list[bytes]:
     """Return the certificates of a PEM file, one by one.
 
     Raises:
-        ConfigurationError: it cannot be read, or holds none.
+        ConfigurationError: it cannot be read, or holds none that can.
     """
     try:
         found = CERTIFICATE.findall(path.read_bytes().replace(b"\r\n", b"\n"))
@@ -65,11 +65,15 @@ def read_ca_file(path: Path) -> list[bytes]:
             f"The CA file {path} cannot be read: {error.strerror}.\n"
             "HINT: `ca_file` names a PEM file that this process may read."
         ) from error
-    if not found:
-        raise ConfigurationError(
-            f"The CA file {path} holds no certificate.\n"
-            "HINT: it must be in PEM format, with `-----BEGIN CERTIFICATE-----` lines."
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(
+            cadata=b"".join(found).decode()
         )
+    except (ssl.SSLError, ValueError):
+        raise ConfigurationError(
+            f"The CA file {path} holds no certificate, or a damaged one.\n"
+            "HINT: it must be in PEM format, with `-----BEGIN CERTIFICATE-----` lines."
+        ) from None
     return found
 
 

@@ -10,15 +10,19 @@ from pathlib import Path
 import pytest
 import trustme
 
-from asgi_llmgate.errors import ConfigurationError, UpstreamConnectError
+from asgi_llmgate.errors import ConfigurationError, UpstreamBrokenError, UpstreamConnectError
 from asgi_llmgate.protocols import Upstream
 from asgi_llmgate.upstream.pyreqwest import PyreqwestUpstream
 from tests.upstream.server import serving
 from tests.upstream.test_contract import (
+    CHUNKED,
     OK,
+    assert_left_at_once,
     assert_no_secret,
     call,
+    chunk,
     get,
+    opened,
     post,
 )
 
@@ -53,6 +57,32 @@ async def test_an_authority_of_the_ca_file_is_trusted(
         for _ in range(2):
             assert await call(upstream, post(server.url)) == (200, b"ok")
         assert len(server.connections) == 1
+        await upstream.aclose()
+
+
+async def test_leaving_closes_a_tls_connection_at_once(
+    make: Callable[..., Upstream], authority: trustme.CA, ca_file: Path
+) -> None:
+    upstream = make(ca_file=ca_file)
+    async with serving(server_context(authority)) as server:
+        response, connection = await opened(upstream, server, CHUNKED + chunk(b"hello"))
+        assert await response.read() == b"hello"
+        await response.aclose()
+        await assert_left_at_once(connection)
+        await upstream.aclose()
+
+
+async def test_a_tls_connection_that_breaks_is_a_broken_response(
+    make: Callable[..., Upstream], authority: trustme.CA, ca_file: Path
+) -> None:
+    upstream = make(ca_file=ca_file)
+    async with serving(server_context(authority)) as server:
+        response, connection = await opened(upstream, server, CHUNKED + chunk(b"hello"))
+        assert await response.read() == b"hello"
+        connection.writer.transport.abort()
+        with pytest.raises(UpstreamBrokenError):
+            await response.read()
+        await response.aclose()
         await upstream.aclose()
 
 
@@ -121,7 +151,12 @@ async def test_plain_http_from_a_tls_port_is_a_connect_error(
     assert str(caught.value) == "No connection to the provider could be made."
 
 
-@pytest.mark.parametrize("content", [None, b"no certificate"], ids=["absent", "empty"])
+DAMAGED = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"no certificate", DAMAGED], ids=["absent", "empty", "damaged"]
+)
 async def test_a_useless_ca_file_is_a_configuration_error(
     make: Callable[..., Upstream], tmp_path: Path, content: bytes | None
 ) -> None:
