@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -44,6 +45,8 @@ STATEFUL = frozenset(
 
 # Model names are a stranger's to choose, so what is remembered of them is bounded.
 MAX_KNOWN_TARGETS = 1000
+
+logger = logging.getLogger("asgi_llmgate")
 
 BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
@@ -222,6 +225,13 @@ class Dispatch:
                 raise ClientDisconnectedError from None
         except GatewayError as error:
             reason = error.code
+            if error.code == "upstream_auth":
+                logger.error(
+                    "%s refused the key %r of the settings: renew it",
+                    target.provider.id,
+                    key_id,
+                    extra={"request_id": context.id},
+                )
             raise
         except UpstreamBrokenError:
             # Part of a body that is no event stream went out; only closing the connection can

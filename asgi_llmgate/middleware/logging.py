@@ -87,7 +87,7 @@ class LoggingMiddleware(GatewayMiddleware):
         except Exception:
             # A bug of ours or of the app inside. The caller gets an answer in his dialect, and
             # nothing of the exception, whose text may hold anything.
-            logger.exception("call %s failed", context.id)
+            logger.exception("call %s failed", context.id, extra={"request_id": context.id})
             if recorder.status is not None:
                 raise
             await send_error(GatewayError("The gateway failed."), context, recorder)
