@@ -16,6 +16,7 @@ result (rule R8): they come from the registry, or from a host that was compared 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -26,7 +27,7 @@ from asgi_llmgate.core.url import join
 from asgi_llmgate.errors import InvalidRequestError, TranslationError, UnknownProviderError
 from asgi_llmgate.types import Dialect, Route
 
-__all__ = ["MAX_TARGETS", "Target", "resolve_targets"]
+__all__ = ["MAX_TARGETS", "Target", "each_target", "resolve_targets"]
 
 # The first, and the eight fallbacks of the public contract.
 MAX_TARGETS = 9
@@ -71,11 +72,32 @@ def resolve_targets(
         TranslationError: the provider does not speak the route's format.
         InvalidRequestError: the model is missing, or `Target-URL` names a host that is not known.
     """
-    if route.provider is not None:
-        return (_passed_through(route, model, directives, registry),)
     if route.model is not None:
         model = route.model
-    elif not model and route.is_json and route.format not in _MODEL_OPTIONAL:
+    targets = []
+    for _, _, made in each_target(route, model, directives, registry):
+        if not isinstance(made, Target):
+            raise made
+        targets.append(made)
+    return tuple(targets)
+
+
+def each_target(
+    route: Route, model: str | None, directives: Directives, registry: Registry
+) -> Iterator[tuple[Provider, str | None, Target | InvalidRequestError]]:
+    """Yield provider, model and target of each place a call names, or why that one is none.
+
+    Args:
+        model: As in `resolve_targets`, but one that differs from the path's is written into it.
+
+    Raises:
+        InvalidRequestError: what is said does not tell where the call goes.
+    """
+    if route.provider is not None:
+        target = _passed_through(route, model, directives, registry)
+        yield target.provider, target.model, target
+        return
+    if not model and route.is_json and route.format not in _MODEL_OPTIONAL:
         raise InvalidRequestError(
             "The request names no model. Set `model`.", code="missing_model", param="model"
         )
@@ -89,7 +111,11 @@ def resolve_targets(
             code="policy_violation",
             param="model",
         )
-    return tuple(_target(route, row, name, directives.target_url) for row, name in chosen)
+    for row, name in chosen:
+        try:
+            yield row, name, _target(route, row, name, directives.target_url)
+        except (TranslationError, UnknownProviderError) as error:
+            yield row, name, error
 
 
 def _without_model(route: Route, directives: Directives, registry: Registry) -> list[Provider]:
