@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 # A first call can wait this long for its key to be found; the store may be on another machine.
 LOOK_UP_S = 2.0
+# While secret keys are exchanged, gateways that disagree on which is in force run side by side;
+# each moves a key this seldom, so that they do not write in turns.
+MOVE_EVERY_S = 600.0
 MAX_KNOWN = 50_000
 # Apart from the known ones, so that nobody can push those out by guessing.
 MAX_UNKNOWN = 10_000
@@ -76,6 +79,7 @@ class Keyring:
         self._clock, self._wall = clock, wall
         self._known: dict[bytes, _Entry] = {}
         self._unknown: dict[bytes, float] = {}
+        self._moved_at: dict[bytes, float] = {}
         self._version: int | None = None
         self._has_keys = False
         self._imported: frozenset[str] = frozenset()
@@ -216,6 +220,10 @@ class Keyring:
 
     async def _move(self, key: KnownKey, digest: bytes) -> None:
         """Keep the digest under the secret in force, so that the old one can be retired."""
+        now = self._clock()
+        if now - self._moved_at.get(digest, -MOVE_EVERY_S) < MOVE_EVERY_S:
+            return
+        _remember(self._moved_at, digest, now, MAX_KNOWN)
         old = key.matched
         handle = old.handle if old.handle == key.principal.id else digest.hex()
         new = KeySecret(handle, digest, self._digests.current_id)

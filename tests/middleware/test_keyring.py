@@ -421,6 +421,23 @@ async def test_a_key_moves_to_the_secret_in_force_when_it_is_used(
     await after.aclose()
 
 
+async def test_gateways_that_disagree_on_the_secret_do_not_write_in_turns(
+    store: Store, clock: Clock
+) -> None:
+    token = issue(store)
+    rings = [Keyring(store, pair, clock=clock, wall=clock) for pair in ([NEW, OLD], [OLD, NEW])]
+    version = store.version
+    for _ in range(100):
+        clock.now += 1
+        for ring in rings:
+            assert await ask(ring, token) is not None
+            await polled(ring)
+    for ring in rings:
+        await ring.aclose()
+
+    assert store.version - version <= 2
+
+
 async def test_a_key_works_even_where_it_cannot_be_moved(store: Store, clock: Clock) -> None:
     token = issue(store, TokenDigests([OLD]))
 
