@@ -25,6 +25,8 @@ saved_*
 prompt_*          PromptMiddleware        cache
 attempts          FallbackMiddleware,     log, response headers
                   else dispatch
+attempt           FallbackMiddleware      dispatch (writes the provider's headers into it)
+fallback_index    FallbackMiddleware      response headers
 model_requested,  dispatch, else log      log, response headers
 target_*,
 is_stream
@@ -47,6 +49,7 @@ from starlette.types import Receive, Scope
 from asgi_llmgate._asgi.body import RequestBody
 from asgi_llmgate.core.directives import DEFAULT, Directives, parse_directives
 from asgi_llmgate.core.ids import new_id
+from asgi_llmgate.core.key_pool import Chosen
 from asgi_llmgate.core.policy import Rule
 from asgi_llmgate.types import (
     AttemptRecord,
@@ -68,6 +71,7 @@ class GatewayContext:
 
     __slots__ = (
         "_directives",
+        "attempt",
         "attempts",
         "body",
         "cache",
@@ -78,6 +82,7 @@ class GatewayContext:
         "cost_nanousd",
         "error_code",
         "extra",
+        "fallback_index",
         "first_byte_ns",
         "headers",
         "id",
@@ -140,6 +145,10 @@ class GatewayContext:
         self.saved_nanousd: int | None = None
         self.saved_ms: float | None = None
         self.attempts: list[AttemptRecord] = []
+        # How the attempt that runs is made; None leaves it to dispatch.
+        self.attempt: Chosen | None = None
+        # Which of several targets answered; 0 is the first that was to be tried.
+        self.fallback_index: int | None = None
         self.model_requested: str | None = None
         self.target_provider: str | None = None
         self.target_model: str | None = None

@@ -6,6 +6,8 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from asgi_llmgate.core.fallback import PASSED_OVER
+
 if TYPE_CHECKING:  # Above this level; needed only by name.
     from asgi_llmgate.context import GatewayContext
 
@@ -45,7 +47,15 @@ def gateway_headers(context: GatewayContext) -> list[tuple[bytes, bytes]]:
         # The attempt that is being answered is noted only when it is over; an answer from the
         # cache took none.
         running = not is_error and context.original_id is None
-        headers.append((b"llmgate-attempts", b"%d" % (len(context.attempts) + running)))
+        if context.attempt is not None and context.attempt.is_over:
+            running = False
+        made = sum(attempt.reason not in PASSED_OVER for attempt in context.attempts)
+        headers.append((b"llmgate-attempts", b"%d" % (made + running)))
+        if context.fallback_index is not None:
+            index = b"%d" % context.fallback_index
+            headers.append((b"llmgate-fallback-index", index))
+            if context.directives_or_default.uses_helicone:
+                headers.append((b"helicone-fallback-index", index))
         if context.cost_nanousd is not None:
             headers.append((b"llmgate-cost-usd", usd(context.cost_nanousd).encode()))
         if context.upstream_started_ns is not None and not is_error:

@@ -34,6 +34,8 @@ class Chosen:
     override: Mapping[str, Any] | None = None
     timeout_ms: int | None = None
     answer_headers: Sequence[tuple[bytes, bytes]] = ()
+    is_over: bool = False
+    """The attempt has ended and is among `context.attempts`."""
 
     @property
     def key_id(self) -> str | None:

@@ -14,11 +14,16 @@ from asgi_llmgate._asgi.disconnect import DisconnectWatch
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext
 from asgi_llmgate.core.directives import DEFAULT, Directives
 from asgi_llmgate.core.grants import check_target
-from asgi_llmgate.core.json import JSONError, loads
+from asgi_llmgate.core.json import JSONError, dumps, loads
 from asgi_llmgate.core.registry import ProviderKey, Registry
 from asgi_llmgate.core.targets import Target, resolve_targets
 from asgi_llmgate.dispatch.relay import Relay
-from asgi_llmgate.dispatch.request import body_for, credentials_for, timeouts_for
+from asgi_llmgate.dispatch.request import (
+    body_for,
+    credentials_for,
+    credentials_of,
+    timeouts_for,
+)
 from asgi_llmgate.errors import (
     BodyTooLargeError,
     ClientDisconnectedError,
@@ -112,7 +117,10 @@ class Dispatch:
         context.model_requested = model
         context.metered = True
 
-        target = self._target(route, model, directives)
+        chosen = context.attempt
+        target = self._target(route, model, directives) if chosen is None else chosen.target
+        if chosen is not None and chosen.override is not None and request is not None:
+            request = {**request, **chosen.override}
         context.target_provider = target.provider.id
         context.target_model = directives.model_override or target.model
         await self._attempt(context, target, request, scope, receive, send)
@@ -136,7 +144,7 @@ class Dispatch:
         targets = resolve_targets(route, model, directives, self.registry)
         if len(targets) > 1:
             raise InvalidRequestError(
-                "A list of models is a fallback chain, and fallback is not built yet: name one.",
+                "A list of models is for the FallbackMiddleware, which is not here: name one.",
                 param="model",
             )
         if is_plain:
@@ -163,8 +171,14 @@ class Dispatch:
             refusal = policy.not_allowed(target.provider.id, target.model, context.route.format)
             if refusal is not None:
                 raise refusal.error
-        stored = self._stored_keys(target.provider.id) if self._stored_keys is not None else ()
-        headers, key, pooled = credentials_for(target, context, scope["headers"], stored)
+        chosen = context.attempt
+        timeout_ms = context.directives.timeout_ms
+        if chosen is not None:
+            headers, key, pooled = credentials_of(chosen, context, scope["headers"])
+            timeout_ms = chosen.timeout_ms
+        else:
+            stored = self._stored_keys(target.provider.id) if self._stored_keys is not None else ()
+            headers, key, pooled = credentials_for(target, context, scope["headers"], stored)
         key_id = None if key is None else key.id
         is_shared = key is not None and key.tenant is None
         if is_shared and keeps_state(context.route) and not self._may_share_state():
@@ -178,6 +192,8 @@ class Dispatch:
         is_upload = False
         if body is not None:
             if request is not None and context.route.provider is None:
+                if chosen is not None and chosen.override is not None:
+                    body = dumps(request)
                 body, withhold = body_for(
                     target, context, request, body, is_stream=context.is_stream
                 )
@@ -192,7 +208,7 @@ class Dispatch:
             target.url(scope["query_string"]),
             headers,
             body,
-            timeouts_for(base, context.directives.timeout_ms),
+            timeouts_for(base, timeout_ms),
         )
         watch = DisconnectWatch(receive, armed=not is_upload, at_once=context.is_stream)
         if is_upload:
@@ -203,6 +219,8 @@ class Dispatch:
         try:
             response = await self.upstream.open(upstream_request)
             status = response.status
+            if chosen is not None:
+                chosen.answer_headers = response.headers
             relay = Relay(
                 context,
                 response,

@@ -11,13 +11,14 @@ from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.adapt import changes_for
 from asgi_llmgate.core.forward import forward_all, forward_allowed, key_header
 from asgi_llmgate.core.json import dumps
+from asgi_llmgate.core.key_pool import Chosen, missing_key, usable_keys
 from asgi_llmgate.core.registry import Provider, ProviderKey
 from asgi_llmgate.core.targets import Target
-from asgi_llmgate.errors import AuthenticationError, InvalidRequestError
+from asgi_llmgate.errors import InvalidRequestError
 from asgi_llmgate.protocols import RawHeaders, Timeouts
-from asgi_llmgate.types import CallerKey, PrincipalKind
+from asgi_llmgate.types import CallerKey
 
-__all__ = ["body_for", "credentials_for", "timeouts_for"]
+__all__ = ["body_for", "credentials_for", "credentials_of", "timeouts_for"]
 
 # Formats whose streams carry usage only if `stream_options` asks for it.
 USAGE_ON_REQUEST = frozenset({"openai-chat", "openai-completions"})
@@ -48,30 +49,51 @@ def credentials_for(
         headers = forward_all(raw_headers)
         headers.append(_caller_header(caller, provider))
         return headers, None, False
-    principal = context.principal
-    keys: Sequence[ProviderKey] = (*provider.keys, *stored) if stored else provider.keys
-    is_known = principal is not None and principal.kind is not PrincipalKind.BYOK
-    if principal is not None and is_known and (usable := _usable(keys, principal.tenant)):
+    usable = usable_keys(provider, stored, context.principal)
+    if usable:
         chosen = _choose(usable)
-        header = key_header(provider.auth, chosen.key)
-        if header is None:
-            raise _unsupported(provider.id)
-        headers = forward_allowed(raw_headers)
-        headers.append(header)
-        return headers, chosen, True
+        return _with_pooled_key(chosen, provider, raw_headers), chosen, True
     if provider.key_optional:
         return forward_allowed(raw_headers), None, False
-    if keys and not is_known:
-        raise AuthenticationError(
-            f"The gateway has a key for {provider.id!r}, but only for callers it knows. Send a "
-            "gateway key, or a provider key of your own.",
-            code="provider_key_missing",
-        )
-    raise AuthenticationError(
-        f"No key for the provider {provider.id!r}: send your own, or let the operator set "
-        f"{provider.api_key_variable}.",
-        code="provider_key_missing",
-    )
+    raise missing_key(provider, stored, context.principal)
+
+
+def credentials_of(
+    chosen: Chosen, context: GatewayContext, raw_headers: Sequence[tuple[bytes, bytes]]
+) -> tuple[RawHeaders, ProviderKey | None, bool]:
+    """Return the same for an attempt whose credential was chosen already.
+
+    Headers that came with the caller's own key go where that goes, and nowhere else.
+
+    Raises:
+        InvalidRequestError: as `credentials_for`.
+    """
+    provider = chosen.target.provider
+    own = forward_all(chosen.headers)[1:]  # without the Accept-Encoding that is there already
+    caller = chosen.caller_key
+    if caller is None:
+        if chosen.key is None:
+            return forward_allowed(raw_headers) + own, None, False
+        return _with_pooled_key(chosen.key, provider, raw_headers) + own, chosen.key, True
+    if caller is context.caller_key:
+        names = {name for name, _ in own}
+        headers = [header for header in forward_all(raw_headers) if header[0] not in names]
+    else:
+        headers = forward_allowed(raw_headers)
+    headers += own
+    headers.append(_caller_header(caller, provider))
+    return headers, None, False
+
+
+def _with_pooled_key(
+    key: ProviderKey, provider: Provider, raw_headers: Sequence[tuple[bytes, bytes]]
+) -> RawHeaders:
+    header = key_header(provider.auth, key.key)
+    if header is None:
+        raise _unsupported(provider.id)
+    headers = forward_allowed(raw_headers)
+    headers.append(header)
+    return headers
 
 
 def _unsupported(provider_id: str) -> InvalidRequestError:
@@ -93,13 +115,6 @@ def _caller_header(caller: CallerKey, provider: Provider) -> tuple[bytes, bytes]
     name = caller.header if caller.header != b"key" else b"x-goog-api-key"
     prefix = b"Bearer " if name == b"authorization" else b""
     return name, prefix + caller.key.reveal().encode()
-
-
-def _usable(keys: Sequence[ProviderKey], tenant: str) -> Sequence[ProviderKey]:
-    if all(key.tenant is None for key in keys):
-        return keys
-    own = [key for key in keys if key.tenant == tenant]
-    return own or [key for key in keys if key.tenant is None]
 
 
 def _choose(keys: Sequence[ProviderKey]) -> ProviderKey:
