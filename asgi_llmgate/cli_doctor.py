@@ -62,8 +62,9 @@ def sqlite() -> Iterator[Check]:
 
 def upstream_client(settings: Settings) -> Iterator[Check]:
     client = settings.upstream.client
-    if importlib.util.find_spec(client) is None:
-        yield Check("fail", "upstream client", f"{client} is not installed")
+    library = {"h1": "httptools"}.get(client, client)
+    if importlib.util.find_spec(library) is None:
+        yield Check("fail", "upstream client", f"{client} needs {library}, which is not installed")
     else:
         yield Check("ok", "upstream client", client)
 

@@ -7,7 +7,10 @@ shows a value, for a value may be a secret.
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +32,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from asgi_llmgate.core.budgets import Budget, budget_from
+from asgi_llmgate.core.limits import BadPolicyError, Policy, parse_policies
 from asgi_llmgate.core.policy import RoutePolicy
 from asgi_llmgate.core.policy_table import PolicyTable
 from asgi_llmgate.core.trace import DEFAULT_BAGGAGE
@@ -36,6 +41,7 @@ from asgi_llmgate.errors import ConfigurationError
 
 __all__ = [
     "AuthSettings",
+    "BudgetSettings",
     "CacheSettings",
     "LimitSettings",
     "LogSettings",
@@ -43,6 +49,7 @@ __all__ = [
     "PolicySettings",
     "ProviderKey",
     "ProviderSettings",
+    "RateSettings",
     "Settings",
     "TagSettings",
     "TimeoutSettings",
@@ -157,7 +164,7 @@ class TimeoutSettings(Section):
 
 
 class UpstreamSettings(Section):
-    client: Literal["pyreqwest", "httpx"] = "pyreqwest"
+    client: Literal["h1", "pyreqwest", "httpx"] = "h1"
     timeouts: TimeoutSettings = TimeoutSettings()
     target_hosts: CommaList = []
     """Hosts that `LLMGate-Target-URL` may name beside those of the registry."""
@@ -214,7 +221,91 @@ class CacheSettings(Section):
     serve_fallbacks: bool = False
 
 
+class RateSettings(Section):
+    """One or several policies, and which calls they are for; empty lists are for all.
+
+    Names may end in `*`.
+    """
+
+    policy: str
+    models: list[str] = []
+    routes: list[str] = []
+    tenants: list[str] = []
+    keys: list[str] = []
+
+    @field_validator("policy")
+    @classmethod
+    def _parses(cls, policy: str) -> str:
+        try:
+            parse_policies(policy, source="settings")
+        except BadPolicyError as error:
+            raise ValueError(f"expected {error}") from None
+        return policy
+
+    def policies(self) -> list[Policy]:
+        return [
+            replace(
+                policy,
+                models=tuple(self.models),
+                routes=tuple(self.routes),
+                tenants=tuple(self.tenants),
+                keys=tuple(self.keys),
+            )
+            for policy in parse_policies(self.policy, source="settings")
+        ]
+
+
+class BudgetSettings(Section):
+    """US dollars per calendar period; `soft` is the share of the limit that is reported."""
+
+    name: str
+    per: str = "all"
+    limit_usd: Decimal = Field(gt=0, le=10**9)
+    period: Literal["hour", "day", "month"] = "month"
+    subject: str | None = None
+    soft: float | None = Field(None, gt=0, le=1)
+    hard: bool = True
+    webhook: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        try:
+            self.budget()
+        except BadPolicyError as error:
+            raise ValueError(f"expected {error}") from None
+        return self
+
+    def budget(self) -> Budget:
+        limit = int(self.limit_usd * 10**9)
+        given = self.model_dump(include={"name", "per", "period", "subject", "hard", "webhook"})
+        soft = None if self.soft is None else max(1, int(limit * self.soft))
+        return budget_from(given | {"limit_nanousd": limit, "soft_nanousd": soft})
+
+
+def _rates(value: object) -> object:
+    """Read policies in one line, as an environment variable has them, or a JSON list."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [{"policy": value}] if value.strip() else []
+
+
+RateList = Annotated[list[RateSettings], NoDecode, BeforeValidator(_rates)]
+
+
 class LimitSettings(Section):
+    rates: RateList = []
+    budgets: list[BudgetSettings] = []
+    time_zone: str = "UTC"
+    """In which the hours, days and months of budgets begin: `Europe/Berlin`."""
+    workers: int | None = Field(None, ge=1)
+    """How many share the limits while their store is away; defaults to what the store has seen."""
+    ietf_headers: bool = False
+    webhook: str | None = None
+    """Where to post that a budget reached its soft threshold."""
+    webhook_secret: SecretStr | None = None
+    """Signs them, `whsec_` and base64; defaults to one derived from the secret key."""
     max_body_bytes: int = Field(32 * MIB, gt=0)
     max_upload_bytes: int = Field(512 * MIB, gt=0)
     max_header_bytes: int = Field(32 * 1024, gt=0)

@@ -24,7 +24,7 @@ class DisconnectWatch:
     Args:
         receive: The caller. Must be received from by nobody else while the watch is on.
         armed: False where the request body is still being received; whoever receives it then
-            calls `arm` at its end, or `leave` if the caller left in the middle.
+            calls `arm` at its end.
         at_once: For calls that will take long anyway, such as streams.
     """
 
@@ -47,10 +47,6 @@ class DisconnectWatch:
     def arm(self) -> None:
         self._timer = self._loop.call_later(GRACE_S, self._start)
 
-    def leave(self) -> None:
-        self.left = True
-        self._task.cancel()
-
     def caused(self) -> bool:
         """Tell, in an `except CancelledError`, whether it was this watch and nothing else."""
         return self.left and self._task.uncancel() == 0
@@ -70,4 +66,5 @@ class DisconnectWatch:
                 pass
         except Exception:  # noqa: BLE001, S110 -- a receive that breaks means nobody is there
             pass
-        self.leave()
+        self.left = True
+        self._task.cancel()

@@ -241,6 +241,10 @@ class Dispatch:
                 reason = "client_left"
                 context.client_left = True
                 raise ClientDisconnectedError from None
+        except ClientDisconnectedError:  # in the middle of an upload
+            reason = "client_left"
+            context.client_left = True
+            raise
         except GatewayError as error:
             reason = error.code
             if error.code == "upstream_auth":
@@ -272,8 +276,8 @@ async def upload(
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            watch.leave()
-            return
+            # An orderly end would make the provider take a part for the whole.
+            raise ClientDisconnectedError
         chunk: bytes = message.get("body", b"")
         body.received_bytes += len(chunk)
         if body.received_bytes > max_bytes:

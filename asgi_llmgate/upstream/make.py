@@ -13,7 +13,7 @@ __all__ = ["make_upstream"]
 
 
 def make_upstream(
-    client: Literal["pyreqwest", "httpx", "h1"] = "pyreqwest",
+    client: Literal["h1", "pyreqwest", "httpx"] = "h1",
     *,
     max_connections: int | None = DEFAULT_MAX_CONNECTIONS,
     http2: bool = False,

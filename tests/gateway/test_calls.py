@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 
+from starlette.types import Message
+
 from asgi_llmgate.backends.memory import MemoryLogSink
 from asgi_llmgate.errors import UpstreamBrokenError, UpstreamConnectError, UpstreamTimeoutError
 from tests import wire
-from tests.asgi import CHAT, call
+from tests.asgi import CHAT, call, http_scope
 from tests.gateway.conftest import MakeGate
 from tests.stub_upstream import SSE, Reply, StubUpstream
 
@@ -371,3 +373,28 @@ async def test_a_model_override_is_priced_instead_of_the_model(
 
     assert asked == ["gpt-4.1"]
     assert log.records[0].cost_nanousd == 5
+
+
+async def test_an_upload_that_its_caller_abandons_is_no_shorter_upload(
+    make_gate: MakeGate, upstream: StubUpstream, log: MemoryLogSink
+) -> None:
+    messages: list[Message] = [
+        {"type": "http.request", "body": b"half", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        raise AssertionError("nobody is there")
+
+    headers = [
+        (b"host", b"x"),
+        (b"content-type", b"multipart/form-data; boundary=b"),
+        (b"authorization", b"Bearer sk-x"),
+    ]
+    await make_gate()(http_scope("/v1/files", headers), receive, send)
+
+    assert upstream.bodies == []
+    assert log.records[0].client_left
