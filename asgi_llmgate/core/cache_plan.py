@@ -16,6 +16,7 @@ never prolongs its life: times are absolute, set when it was stored.
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -44,6 +45,8 @@ MAX_TTL_S = 365 * DAY_S
 
 # Entries of one minute expire over six seconds, so that a burst of them is no burst of misses.
 JITTER = 0.1
+
+MAX_NAME_CHARS = 200
 
 BUMPS = "bumps"
 """Generation that moves with every other one."""
@@ -168,8 +171,14 @@ def read_cache_control(value: str | None) -> dict[str, int | None]:
 
 
 def generation_name(kind: str, value: str) -> str:
-    """Return the name of the generation of a tag, namespace, model, prompt or user."""
-    return f"{kind}:{value}"
+    """Return the name of the generation of a tag, namespace, model, prompt or user.
+
+    Callers choose values, so a long or odd one is replaced by its digest.
+    """
+    if len(value) <= MAX_NAME_CHARS and value.isascii() and value.isprintable():
+        return f"{kind}:{value}"
+    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{kind}#{digest}"
 
 
 def dependencies(

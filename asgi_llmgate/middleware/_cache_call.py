@@ -112,6 +112,7 @@ class Call:
         scope: Scope,
         asked: Asked,
         plan: Plan,
+        namespace: str,
         key: CacheKey,
         partition: str,
         names: tuple[str, ...],
@@ -121,6 +122,7 @@ class Call:
         self.scope = scope
         self.asked = asked
         self.plan = plan
+        self.namespace = namespace
         self.key = key
         self.partition = partition
         self.names = names
@@ -134,7 +136,7 @@ class Call:
         try:
             found = await self._look_up()
         except BackendError as error:
-            logger.warning("The cache cannot be read, the provider is asked: %s", error)
+            cache.complain("The cache cannot be read, the provider is asked", error)
             found = None
         if found is not None and found.hit is not None:
             hit = found.hit
@@ -211,7 +213,7 @@ class Call:
         )
         if verdict is Verdict.DEAD:
             return None
-        if not cache.may_read(self.context, entry):
+        if not cache.may_read(self.context, self.namespace, entry):
             self.context.cache_reason = "unproven-key"
             return None
         asked = self.asked
@@ -344,7 +346,7 @@ class Call:
                 await cache.app(self.scope, receive, send)
             # Those who wait for the last bytes get them before they are looked at.
             await asyncio.sleep(0)
-            cache.prove(context, running.flight.status)
+            cache.prove(context, self.namespace, running.flight.status)
             self._set_cost()
             if saves:
                 await self._keep(running, began_us, free)
@@ -366,7 +368,7 @@ class Call:
                 if found.hit is not None:
                     return found.hit.entry
         except BackendError as error:
-            logger.warning("The cache has no leases, the provider is asked: %s", error)
+            self.cache.complain("The cache has no leases, the provider is asked", error)
         return None
 
     async def _take_part(
@@ -494,7 +496,7 @@ class Call:
                 ttl_s=plan.ttl_s + cache.policy.keep_stale_s,
             )
         except BackendError as error:
-            logger.warning("An answer was not stored: %s", error)
+            cache.complain("An answer was not stored", error)
 
     async def _generations_of(self, running: Running) -> dict[str, int] | None:
         """Return what the answer depends on; None if that cannot be told any more.
@@ -635,7 +637,7 @@ class Lease:
             try:
                 await self._cache.store.release(self._key, self._holder)
             except BackendError as error:
-                logger.warning("A lease was not given back, it expires: %s", error)
+                self._cache.complain("A lease was not given back, it expires", error)
 
     def _renew_later(self) -> None:
         loop = asyncio.get_running_loop()

@@ -11,6 +11,7 @@ joined, so that what was made from old data is never given once an invalidation 
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,7 +24,8 @@ from asgi_llmgate.core.cache_entry import Entry
 from asgi_llmgate.core.cache_headers import cache_headers
 from asgi_llmgate.core.cache_key import NOT_IN_KEY, cache_key, partition
 from asgi_llmgate.core.cache_plan import CachePolicy, Plan, dependencies, plan
-from asgi_llmgate.errors import NotCachedError
+from asgi_llmgate.core.directives import DEFAULT
+from asgi_llmgate.errors import BackendError, NotCachedError
 from asgi_llmgate.middleware._base import GatewayMiddleware
 from asgi_llmgate.middleware._cache_ask import Asked, ask
 from asgi_llmgate.middleware._cache_call import Call, Running
@@ -32,11 +34,15 @@ from asgi_llmgate.types import CacheStatus, PrincipalKind
 
 __all__ = ["CacheMiddleware", "by_tenant"]
 
+logger = logging.getLogger("asgi_llmgate")
+
 Namespace = Callable[[GatewayContext, Scope], str | None]
 
 # A key of one's own that was good so long ago may have been revoked since.
 PROVEN_S = 600.0
 MAX_PROVEN = 10_000
+
+QUIET_S = 10.0
 
 # For an operator who gives none: others who read the store could guess at questions.
 PUBLIC_SECRET = b"asgi_llmgate cache without a secret"
@@ -65,6 +71,9 @@ class CacheMiddleware(GatewayMiddleware):
             takes a public one, which is enough for a store that nobody else reads or writes.
         policy: What is allowed and how long answers live.
         namespace: A name, or a function of context and scope; None from it bypasses the cache.
+        proves: The application inside checks the key that makes the namespace, so that answers
+            are given only for 10 minutes after it took that key. Always so for callers known by
+            a provider key of their own.
         price: Says what a stored answer saved.
         left_out: Fields of the body that do not tell requests apart.
         vary: Names of further request headers that do.
@@ -86,6 +95,7 @@ class CacheMiddleware(GatewayMiddleware):
         secret: bytes | None = None,
         policy: CachePolicy = CachePolicy(),  # noqa: B008 -- frozen
         namespace: Namespace | str = by_tenant,
+        proves: bool = False,
         price: Price | None = None,
         left_out: Collection[str] = NOT_IN_KEY,
         vary: Collection[str] = (),
@@ -100,6 +110,7 @@ class CacheMiddleware(GatewayMiddleware):
         self.store = store
         self.policy = policy
         self.namespace = namespace
+        self.proves = proves
         self.price = price
         self.lease_s = lease_s
         self.wait_s = wait_s
@@ -112,24 +123,26 @@ class CacheMiddleware(GatewayMiddleware):
         self.flights: dict[tuple[object, ...], Running] = {}
         self._proven: dict[tuple[str, str | None], float] = {}
         self._partitions: dict[str, str] = {}
+        self._quiet_until_s = 0.0
 
     async def handle(
         self, context: GatewayContext, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        if not self.policy.is_on and context.directives is DEFAULT:
+            await self.app(scope, receive, send)
+            return
         asked = await ask(context, scope)
         if isinstance(asked, str):
             await self._pass_by(Plan(asked), context, scope, receive, send)
             return
         receive = context.body.replay(receive)
         wanted = plan(context.directives, self.policy, roll=random.random())  # noqa: S311 -- jitter
-        namespace: str | None = None
-        if wanted.bypass is None:
-            given = self.namespace
-            namespace = given if isinstance(given, str) else given(context, scope)
-            if not namespace:
-                wanted = wanted._replace(bypass="no-namespace")
-        if wanted.bypass is not None or namespace is None:
-            await self._pass_by(wanted, context, scope, receive, send)
+        given = self.namespace
+        namespace = given if isinstance(given, str) else given(context, scope)
+        if not namespace:
+            wanted = wanted._replace(bypass=wanted.bypass or "no-namespace")
+        if wanted.bypass is not None or not namespace:
+            await self._pass_by(wanted, context, scope, receive, send, namespace=namespace)
             return
         if context.directives.cache_mode in ("semantic", "threshold"):
             context.warn("the semantic cache is not built; the exact one answers")
@@ -163,10 +176,17 @@ class CacheMiddleware(GatewayMiddleware):
             prompt=context.directives.prompt_id,
             tags=(*self.policy.tags, *context.directives.cache_tags, *said_tags()),
         )
-        return Call(self, context, scope, asked, wanted, key, part, names)
+        return Call(self, context, scope, asked, wanted, namespace, key, part, names)
 
     async def _pass_by(
-        self, wanted: Plan, context: GatewayContext, scope: Scope, receive: Receive, send: Send
+        self,
+        wanted: Plan,
+        context: GatewayContext,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        namespace: str | None = None,
     ) -> None:
         if wanted.only_if_cached:
             raise NotCachedError("There is no stored answer, and only one was asked for.")
@@ -193,24 +213,33 @@ class CacheMiddleware(GatewayMiddleware):
             await send(message)
 
         await self.app(scope, receive, marked)
-        self.prove(context, status)
+        self.prove(context, namespace, status)
 
-    def prove(self, context: GatewayContext, status: int | None) -> None:
+    def complain(self, text: str, error: BackendError) -> None:
+        """Log what failed, not more than once in 10 s: a store that is down fails every call."""
+        now = time.monotonic()
+        if now >= self._quiet_until_s:
+            self._quiet_until_s = now + QUIET_S
+            logger.warning("%s: %s", text, error)
+
+    def prove(self, context: GatewayContext, namespace: str | None, status: int | None) -> None:
         """Note that a provider has just taken the caller's own key."""
-        principal = context.principal
-        if principal is None or principal.kind is not PrincipalKind.BYOK:
+        if namespace is None or not self._must_prove(context):
             return
         if status is not None and 200 <= status < 300:
-            proof = principal.tenant, context.target_provider
+            proof = namespace, context.target_provider
             self._proven.pop(proof, None)
             self._proven[proof] = time.monotonic()
             if len(self._proven) > MAX_PROVEN:
                 del self._proven[next(iter(self._proven))]
 
-    def may_read(self, context: GatewayContext, entry: Entry) -> bool:
+    def may_read(self, context: GatewayContext, namespace: str, entry: Entry) -> bool:
         """Tell whether the caller's own key still proved good where the answer came from."""
-        principal = context.principal
-        if principal is None or principal.kind is not PrincipalKind.BYOK:
+        if not self._must_prove(context):
             return True
-        proven = self._proven.get((principal.tenant, entry.provider))
+        proven = self._proven.get((namespace, entry.provider))
         return proven is not None and time.monotonic() - proven <= PROVEN_S
+
+    def _must_prove(self, context: GatewayContext) -> bool:
+        principal = context.principal
+        return self.proves or (principal is not None and principal.kind is PrincipalKind.BYOK)
