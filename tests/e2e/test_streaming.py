@@ -192,6 +192,7 @@ def test_who_leaves_before_the_answer_starts_is_noticed(
 @pytest.mark.parametrize(
     "transport",
     [
+        "h1",
         "httpx",
         pytest.param(
             "pyreqwest",
