@@ -77,7 +77,7 @@ class ProviderKeys:
 
         provider = self._provider_id(wish.provider)
         if provider is None:
-            raise UnfitError(f"There is no provider {wish.provider!r}.")
+            raise UnfitError("There is no such provider; `llmgate providers` lists them.")
         text = self._provider_key(wish.key.get_secret_value())
         row, version = "pk_" + new_kid(randomness.token_bytes(KID_BYTES)), 1
         key = SealedKey(
