@@ -5,6 +5,7 @@ uvicorn bench.stacks:slice_app      hygiene, logging, dispatch, upstream; settin
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,6 +18,7 @@ from asgi_llmgate.core.routes import match_route
 from asgi_llmgate.dispatch import Dispatch
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
+from asgi_llmgate.process import calm_collector
 from asgi_llmgate.settings import Settings, load_settings
 from asgi_llmgate.types import Principal, PrincipalKind
 from bench.subjects import GATEWAY_KEY, PROVIDER_KEY
@@ -77,6 +79,8 @@ class SliceApp:
         self._gate = LLMGate(load_settings())
         await self._gate.startup()
         self._inner = slice_stack(self._gate)
+        await asyncio.to_thread(self._gate._warm)
+        calm_collector()
 
     async def _close(self) -> None:
         if self._gate is not None:
