@@ -6,14 +6,17 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from asgi_llmgate.cache import Cache
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.control import Control
+from asgi_llmgate.core.cache_plan import CachePolicy
+from asgi_llmgate.core.derive import Label, derive
 from asgi_llmgate.core.registry import Provider, ProviderKey, Registry
 from asgi_llmgate.core.targets import resolve_targets
 from asgi_llmgate.errors import ConfigurationError
 from asgi_llmgate.keyfile import secret_keys
 from asgi_llmgate.pricing import Prices
-from asgi_llmgate.protocols import Timeouts
+from asgi_llmgate.protocols import CacheStore, Timeouts
 from asgi_llmgate.providers.registry import ProviderOverride, load_registry
 from asgi_llmgate.settings import Settings
 from asgi_llmgate.types import Secret
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
     from asgi_llmgate.backends.journal import JournalLogSink
 
 __all__ = [
+    "cache_of",
+    "cache_policy_of",
+    "cache_secret_of",
+    "cache_store_of",
     "control_of",
     "journal_of",
     "prices_of",
@@ -54,6 +61,52 @@ def journal_of(settings: Settings) -> JournalLogSink:
         max_age_s=log.max_age_days * 86_400,
         max_bytes=log.max_bytes,
     )
+
+
+def cache_store_of(settings: Settings) -> CacheStore:
+    """Return where answers are stored: Redis if there is one, else the data folder.
+
+    Raises:
+        ConfigurationError: the driver is not installed.
+    """
+    url = settings.redis_url
+    try:
+        if url is not None:
+            from asgi_llmgate.backends.cache_redis import RedisCacheStore
+
+            return RedisCacheStore.from_url(url.get_secret_value())
+        from asgi_llmgate.backends.cache_sqlite import SqliteCacheStore
+    except ModuleNotFoundError as error:
+        if error.name not in ("apsw", "redis"):
+            raise
+        extra = "standalone" if error.name == "apsw" else "redis"
+        raise ConfigurationError(
+            f"The cache needs {error.name}, which is not installed.\n"
+            f'HINT: run `pip install "asgi-llmgate[{extra}]"`, or pass `cache_store=`.'
+        ) from None
+    return SqliteCacheStore(settings.data_dir, max_bytes=settings.cache.max_bytes)
+
+
+def cache_policy_of(settings: Settings) -> CachePolicy:
+    given = settings.cache
+    return CachePolicy(
+        is_on=given.enabled,
+        ttl_s=given.ttl,
+        soft_ttl_s=given.soft_ttl,
+        keep_stale_s=given.keep_stale,
+        serves_fallbacks=given.serve_fallbacks,
+        tags=tuple(given.tags),
+    )
+
+
+def cache_secret_of(settings: Settings) -> bytes:
+    return derive(secrets_of(settings)[0], Label.CACHE)
+
+
+def cache_of(settings: Settings) -> tuple[Cache, CacheStore]:
+    """Return what the command line speaks to, and the store to close."""
+    store = cache_store_of(settings)
+    return Cache(lambda: store, lambda: cache_secret_of(settings)), store
 
 
 def prices_of(settings: Settings) -> Prices:

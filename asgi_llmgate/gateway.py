@@ -44,8 +44,8 @@ from asgi_llmgate.backends.metrics import Metrics
 from asgi_llmgate.cache import Cache
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext, first_headers, relative_path
 from asgi_llmgate.control import Control
-from asgi_llmgate.core.policy import RoutePolicy
 from asgi_llmgate.core.cache_key import ATTRIBUTION, NOT_IN_KEY
+from asgi_llmgate.core.policy import RoutePolicy
 from asgi_llmgate.core.registry import Registry
 from asgi_llmgate.core.routes import match_route
 from asgi_llmgate.dispatch import Dispatch
@@ -86,6 +86,8 @@ class LLMGate:
         price: Turns usage into nano-dollars; defaults to the price list of genai-prices.
         policies: What routes do with the headers of their callers, beside those of the settings.
             Paths are those below the mount point.
+        cache_store: Where answers are kept; defaults to Redis if the settings name one, else to
+            the data folder. Yours to close.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class LLMGate:
         upstream: Upstream | None = None,
         price: Price | None = None,
         policies: Sequence[RoutePolicy] = (),
+        cache_store: CacheStore | None = None,
     ) -> None:
         self.settings = settings if settings is not None else load_settings()
         self.draining = False
@@ -106,6 +109,8 @@ class LLMGate:
         self._given_log = log
         self._given_upstream = upstream
         self._given_price = price
+        self._given_cache_store = cache_store
+        self.cache = Cache(lambda: self._cache_store, lambda: cache_secret_of(self.settings))
         self._policies = (*policies, *(each.policy() for each in self.settings.policies))
         hide_keys_in_access_log()
 
@@ -134,6 +139,10 @@ class LLMGate:
         return made
 
     @cached_property
+    def _cache_store(self) -> CacheStore:
+        return self._given_cache_store or cache_store_of(self.settings)
+
+    @cached_property
     def _stack(self) -> HygieneMiddleware:
         settings = self.settings
         secret, *previous_secrets = secrets_of(settings)
@@ -150,8 +159,18 @@ class LLMGate:
         key = settings.auth.signing_key
         signed = SignedUsers(key.get_secret_value() if key is not None else None)
         count = self.metrics.count
-        tagging = TaggingMiddleware(
+        cache = CacheMiddleware(
             dispatch,
+            store=self._cache_store,
+            secret=cache_secret_of(settings),
+            policy=cache_policy_of(settings),
+            price=self.price,
+            left_out=NOT_IN_KEY | ATTRIBUTION,
+            data_versions=[settings.cache.data_version] if settings.cache.data_version else [],
+            max_bytes=settings.cache.max_answer_bytes,
+        )
+        tagging = TaggingMiddleware(
+            cache,
             signing_key=signed,
             baggage=settings.tags.baggage,
             max_property_names=settings.tags.max_property_names,
@@ -217,6 +236,7 @@ class LLMGate:
         given = settings.admin_token.get_secret_value() if settings.admin_token else None
         routes: list[AdminRoute] = []
         routes += key_routes(self.control, lambda: routes)
+        routes += cache_routes(lambda: self.cache)
         token = admin_token(given, settings.data_dir)
         return AdminApi(routes, token=token, keyring=self._auth.keyring)
 
@@ -298,6 +318,9 @@ class LLMGate:
             await self._auth.keyring.aclose()
         if "control" in made:
             await self.control.aclose()
+        if "_cache_store" in made and self._given_cache_store is None:
+            await self._cache_store.aclose()
+            del made["_cache_store"]
         if "metrics" in made:
             await asyncio.to_thread(self.metrics.close)
             del made["metrics"]

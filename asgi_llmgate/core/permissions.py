@@ -15,6 +15,8 @@ __all__ = ["Permission", "permissions_of"]
 
 
 class Permission(StrEnum):
+    CACHE_READ = "cache:read"
+    CACHE_WRITE = "cache:write"
     DOCS_READ = "docs:read"
     KEYS_READ = "keys:read"
     KEYS_WRITE = "keys:write"
