@@ -23,6 +23,8 @@ __all__ = ["PolicyMiddleware"]
 
 logger = logging.getLogger("asgi_llmgate.policy")
 
+MAX_REMEMBERED = 1024
+
 REFUSALS = "llmgate_policy_refusals_total"
 
 
@@ -63,6 +65,7 @@ class PolicyMiddleware(GatewayMiddleware):
         self._targets = targets
         self._signed = signed_users(signing_key)
         self._count = count
+        self._allowed: set[tuple[int, str, str | None]] = set()
         if targets is None and any(policy.providers is not None for policy in policies):
             raise ConfigurationError(
                 "PolicyMiddleware alone cannot tell to which provider a call goes.\n"
@@ -112,11 +115,21 @@ class PolicyMiddleware(GatewayMiddleware):
         except ForbiddenError as error:
             self._refuse(rule, Refusal("models", error), context)
             return
+        # Nearly every call is for a model that one before it was for, and says nothing of its own.
+        route = context.route
+        is_plain = rule.is_bare(context.directives) and route.is_json and route.model is None
+        key = (id(rule), route.name, models[0])
+        if is_plain and len(models) == 1 and key in self._allowed:
+            return
         for provider, model in self._called(context, models):
             refusal = rule.not_allowed(provider, model, context.route.format)
             if refusal is not None:
                 self._refuse(rule, refusal, context)
                 return
+        if is_plain and len(models) == 1:
+            if len(self._allowed) >= MAX_REMEMBERED:
+                self._allowed.clear()
+            self._allowed.add(key)
 
     def _called(
         self, context: GatewayContext, models: list[str | None]
