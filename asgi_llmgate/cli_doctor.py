@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
+from asgi_llmgate.errors import BackendError, ConfigurationError
 from asgi_llmgate.settings import Settings
 
 __all__ = ["Check", "run_checks"]
@@ -27,6 +30,7 @@ def run_checks(settings: Settings) -> list[Check]:
         *sqlite(),
         *upstream_client(settings),
         *keys(settings),
+        *control_store(settings),
         *unpriced_models(settings),
         *not_built(settings),
     ]
@@ -56,7 +60,8 @@ def sqlite() -> Iterator[Check]:
     version = apsw.sqlite_lib_version()
     # 3.51.3 mends a bug that loses commits of several processes.
     fine = tuple(map(int, version.split("."))) >= (3, 51, 3)
-    detail = f"{version} (apsw); Python's own is {sqlite3.sqlite_version} and not used"
+    own = f"Python's own, {sqlite3.sqlite_version}, holds virtual keys only, without WAL"
+    detail = f"{version} (apsw); {own}"
     yield Check("ok" if fine else "fail", "SQLite", detail)
 
 
@@ -74,17 +79,71 @@ def keys(settings: Settings) -> Iterator[Check]:
 
     registry = registry_of(settings)
     pooled = [provider.id for provider in registry.providers.values() if provider.keys]
-    if pooled and not settings.keys and settings.auth.mode != "required":
+    has_virtual = settings.database_url is not None or control_file(settings).exists()
+    has_keys = bool(settings.keys) or has_virtual
+    if pooled and not has_keys and settings.auth.mode != "required":
         yield Check(
             "warn",
             "provider keys",
-            f"{', '.join(sorted(pooled))} have keys, but LLMGATE_KEYS is empty, so nobody may "
-            "use them unless an application mounts the gateway with its own login",
+            f"{', '.join(sorted(pooled))} have keys, but there is no gateway key, so nobody may "
+            "use them unless `llmgate keys create` makes one, or an application mounts the "
+            "gateway with its own login",
         )
     elif pooled:
         yield Check("ok", "provider keys", ", ".join(sorted(pooled)))
     else:
         yield Check("ok", "provider keys", "none: callers send their own")
+
+
+def control_file(settings: Settings) -> Path:
+    return settings.data_dir / "control.sqlite"
+
+
+def control_store(settings: Settings) -> Iterator[Check]:
+    """Is the store of virtual keys there, and does all in it open?"""
+    from asgi_llmgate.assemble import control_of, registry_of
+
+    control = control_of(settings, lambda: registry_of(settings))
+    if not control.exists:
+        yield Check("ok", "virtual keys", "none yet: `llmgate keys create` makes one")
+        return
+
+    async def ask() -> tuple[int, int, int, int, int]:
+        try:
+            await control.start()
+            keys = await control.keys.page(limit=1_000_000)
+            rows = await control.provider_keys.all()
+            unusable = sum(not usable for _, usable in rows)
+            old = await control.keys.on_other_secrets()
+            return (
+                len(keys),
+                len(rows),
+                unusable,
+                old,
+                await control.provider_keys.on_other_secrets(),
+            )
+        finally:
+            await control.aclose()
+
+    try:
+        keys, rows, unusable, old_keys, old_rows = asyncio.run(ask())
+    except (BackendError, ConfigurationError) as error:
+        yield Check("fail", "virtual keys", str(error).replace("\n", " "))
+        return
+    yield Check("ok", "virtual keys", f"{keys} keys, {rows} stored provider keys")
+    if unusable:
+        yield Check(
+            "fail",
+            "stored provider keys",
+            f"{unusable} cannot be opened: LLMGATE_SECRET_KEY is another one, or they were altered",
+        )
+    if old_keys or old_rows - unusable:
+        yield Check(
+            "warn",
+            "secret key",
+            f"{old_keys} virtual and {old_rows - unusable} provider keys depend on one that is not "
+            "in force: keep it until they were used, and run `llmgate provider-keys reseal`",
+        )
 
 
 def unpriced_models(settings: Settings) -> Iterator[Check]:
@@ -105,6 +164,6 @@ def unpriced_models(settings: Settings) -> Iterator[Check]:
 
 def not_built(settings: Settings) -> Iterator[Check]:
     """Settings that are read but whose part does not exist yet do nothing, which must be said."""
-    for name in ("redis_url", "database_url", "clickhouse_url"):
+    for name in ("redis_url", "clickhouse_url"):
         if getattr(settings, name) is not None:
             yield Check("warn", name, "is set, but nothing uses it yet: all state is in SQLite")

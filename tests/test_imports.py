@@ -52,12 +52,17 @@ NOT_PURE = {
 
 # What comes with extras, and must not be needed to import the middlewares.
 OPTIONAL = {
+    "aiosqlite",
+    "alembic",
     "anthropic",
     "apsw",
+    "asyncpg",
+    "cryptography",
     "django",
     "fastapi",
     "genai_prices",
     "google",
+    "greenlet",
     "httptools",
     "numpy",
     "openai",
@@ -66,6 +71,7 @@ OPTIONAL = {
     "pyreqwest",
     "redis",
     "redisvl",
+    "sqlalchemy",
     "typer",
     "uvicorn",
     "uvloop",
