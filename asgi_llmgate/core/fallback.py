@@ -50,6 +50,8 @@ class Reason:
     NO_KEY = "no_key"
     BREAKER_OPEN = "breaker_open"
     NEAR_LIMIT = "near_limit"
+    AUTH_OUT = "key_out"
+    """The key was refused not long ago."""
     RETRY_BUDGET = "retry_budget"
     UNTRANSLATABLE = "translation_unavailable"
     TOOLS = "tools"
@@ -61,6 +63,7 @@ PASSED_OVER = frozenset(
         Reason.NO_KEY,
         Reason.BREAKER_OPEN,
         Reason.NEAR_LIMIT,
+        Reason.AUTH_OUT,
         Reason.RETRY_BUDGET,
         Reason.UNTRANSLATABLE,
         Reason.TOOLS,

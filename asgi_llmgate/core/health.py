@@ -17,7 +17,17 @@ from asgi_llmgate.core.balance import KeyLimits, Load
 from asgi_llmgate.core.breaker import CALL, Breaker, BreakerPolicy, State, Ticket
 from asgi_llmgate.core.retry import RetryBudget
 
-__all__ = ["CALLERS", "NO_KEY", "Granted", "Health", "Heard", "Place", "Trouble"]
+__all__ = [
+    "CALLERS",
+    "NO_KEY",
+    "WHOLE_KEY",
+    "Granted",
+    "Health",
+    "Heard",
+    "Place",
+    "Trouble",
+    "callers_key",
+]
 
 CALLERS = "caller:"
 """What precedes the tenant where the key is the caller's own. Never told to other processes."""
@@ -30,6 +40,11 @@ KEY_OUT_S = 300.0
 
 # Callers' keys and model names are a stranger's to choose.
 MAX_PLACES = 10_000
+
+
+def callers_key(tenant: str) -> str:
+    """Return the name under which a caller's own key is known: by tenant, never by what it is."""
+    return CALLERS + tenant
 
 
 class Place(NamedTuple):
@@ -118,6 +133,8 @@ class Health:
         reason: str = "",
     ) -> None:
         """Note what came of a call. `is_good` is None if nobody knows."""
+        if is_good and self.breakers:
+            self._take_in(place)
         breaker = self.breakers.get(place)
         if breaker is None:
             if is_good is not False:
@@ -138,6 +155,20 @@ class Health:
         breaker.trip(now_s, roll, open_s=KEY_OUT_S)
         self._changed(place, breaker, reason)
         return True
+
+    def is_out(self, provider: str, key: str, now_s: float) -> bool:
+        """Tell whether the provider refused a key not long ago."""
+        breaker = self.breakers.get(Place(provider, key, WHOLE_KEY))
+        return breaker is not None and breaker.state is State.OPEN and now_s < breaker.until_s
+
+    def _take_in(self, place: Place) -> None:
+        """Note that a key works that was refused."""
+        whole = Place(place.provider, place.key, WHOLE_KEY)
+        breaker = self.breakers.get(whole)
+        if breaker is not None and breaker.hear(is_open=False, until_s=0.0):
+            self._changed(whole, breaker, "")
+            del self.breakers[whole]
+            self.reasons.pop(whole, None)
 
     def wait_s(self, place: Place, now_s: float) -> float:
         """Return in how many seconds a place that is not admitted may be."""
