@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from datetime import tzinfo
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from asgi_llmgate.cache import Cache
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.control import Control
+from asgi_llmgate.core.budgets import Budget
 from asgi_llmgate.core.cache_plan import CachePolicy
 from asgi_llmgate.core.derive import Label, derive
+from asgi_llmgate.core.limits import Policy
 from asgi_llmgate.core.registry import Provider, ProviderKey, Registry
 from asgi_llmgate.core.targets import resolve_targets
 from asgi_llmgate.errors import ConfigurationError
 from asgi_llmgate.keyfile import secret_keys
 from asgi_llmgate.pricing import Prices
-from asgi_llmgate.protocols import CacheStore, Timeouts
+from asgi_llmgate.protocols import CacheStore, LimitStore, Timeouts
 from asgi_llmgate.providers.registry import ProviderOverride, load_registry
 from asgi_llmgate.settings import Settings
 from asgi_llmgate.types import Secret
@@ -32,6 +36,8 @@ __all__ = [
     "cache_store_of",
     "control_of",
     "journal_of",
+    "limit_store_of",
+    "limits_of",
     "prices_of",
     "registry_of",
     "secrets_of",
@@ -107,6 +113,67 @@ def cache_of(settings: Settings) -> tuple[Cache, CacheStore]:
     """Return what the command line speaks to, and the store to close."""
     store = cache_store_of(settings)
     return Cache(lambda: store, lambda: cache_secret_of(settings)), store
+
+
+def limit_store_of(
+    settings: Settings,
+    count: Callable[..., None] | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> LimitStore:
+    """Return where limits are counted: Redis if there is one, else the data folder.
+
+    Raises:
+        ConfigurationError: the driver is not installed.
+    """
+    from asgi_llmgate.backends.limits_shared import SharedLimitStore, SharedMeters
+
+    url = settings.redis_url
+    meters: SharedMeters
+    try:
+        if url is not None:
+            from asgi_llmgate.backends.limits_redis import RedisMeters
+
+            meters = RedisMeters.from_url(url.get_secret_value())
+        else:
+            from asgi_llmgate.backends.limits_sqlite import SqliteMeters
+
+            meters = SqliteMeters(settings.data_dir)
+    except ModuleNotFoundError as error:
+        if error.name not in ("apsw", "redis"):
+            raise
+        extra = "standalone" if error.name == "apsw" else "redis"
+        raise ConfigurationError(
+            f"Limits need {error.name}, which is not installed.\n"
+            f'HINT: run `pip install "asgi-llmgate[{extra}]"`, or pass `limit_store=`.'
+        ) from None
+    workers = settings.limits.workers
+    if workers is None:
+        # What uvicorn and gunicorn read for their number of workers, too.
+        named = environment.get("WEB_CONCURRENCY", "")
+        workers = int(named) if named.isdecimal() and int(named) else 1
+    return SharedLimitStore(meters, workers=workers, count=count)
+
+
+def limits_of(settings: Settings) -> tuple[list[Policy], list[Budget], tzinfo]:
+    """Return the policies and budgets of the settings, and the time zone of budgets.
+
+    Raises:
+        ConfigurationError: there is no such zone, or two budgets have one name.
+    """
+    limits = settings.limits
+    try:
+        zone = ZoneInfo(limits.time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ConfigurationError(
+            f"There is no time zone {limits.time_zone!r} on this machine.\n"
+            "HINT: write limits.time_zone like Europe/Berlin; `pip install tzdata` brings all."
+        ) from None
+    budgets = [given.budget() for given in limits.budgets]
+    if len({budget.name for budget in budgets}) < len(budgets):
+        raise ConfigurationError(
+            "Two budgets of the settings have the same name.\nHINT: rename one in limits.budgets."
+        )
+    return [policy for rate in limits.rates for policy in rate.policies()], budgets, zone
 
 
 def prices_of(settings: Settings) -> Prices:

@@ -34,6 +34,8 @@ from asgi_llmgate.assemble import (
     cache_store_of,
     control_of,
     journal_of,
+    limit_store_of,
+    limits_of,
     prices_of,
     registry_of,
     secrets_of,
@@ -56,11 +58,13 @@ from asgi_llmgate.middleware._signed import SignedUsers
 from asgi_llmgate.middleware.auth import AuthMiddleware
 from asgi_llmgate.middleware.cache import CacheMiddleware
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
+from asgi_llmgate.middleware.limits import LimitsMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
 from asgi_llmgate.middleware.policy import PolicyMiddleware
 from asgi_llmgate.middleware.tagging import TaggingMiddleware
 from asgi_llmgate.pricing import Prices
-from asgi_llmgate.protocols import Authenticate, CacheStore, LogSink, Price, Upstream
+from asgi_llmgate.process import calm_collector
+from asgi_llmgate.protocols import Authenticate, CacheStore, LimitStore, LogSink, Price, Upstream
 from asgi_llmgate.settings import Settings, load_settings
 from asgi_llmgate.upstream.demo import DemoUpstream
 from asgi_llmgate.upstream.make import make_upstream
@@ -88,6 +92,7 @@ class LLMGate:
             Paths are those below the mount point.
         cache_store: Where answers are kept; defaults to Redis if the settings name one, else to
             the data folder. Yours to close.
+        limit_store: Where limits are counted; likewise.
     """
 
     def __init__(
@@ -100,16 +105,19 @@ class LLMGate:
         price: Price | None = None,
         policies: Sequence[RoutePolicy] = (),
         cache_store: CacheStore | None = None,
+        limit_store: LimitStore | None = None,
     ) -> None:
         self.settings = settings if settings is not None else load_settings()
         self.draining = False
         self._is_warm = False
+        self._owns_process = False
         self._warmer: threading.Thread | None = None
         self._authenticate = authenticate
         self._given_log = log
         self._given_upstream = upstream
         self._given_price = price
         self._given_cache_store = cache_store
+        self._given_limit_store = limit_store
         self.cache = Cache(lambda: self._cache_store, lambda: cache_secret_of(self.settings))
         self._policies = (*policies, *(each.policy() for each in self.settings.policies))
         hide_keys_in_access_log()
@@ -143,6 +151,10 @@ class LLMGate:
         return self._given_cache_store or cache_store_of(self.settings)
 
     @cached_property
+    def _limit_store(self) -> LimitStore:
+        return self._given_limit_store or limit_store_of(self.settings, self.metrics.count)
+
+    @cached_property
     def _stack(self) -> HygieneMiddleware:
         settings = self.settings
         secret, *previous_secrets = secrets_of(settings)
@@ -154,6 +166,7 @@ class LLMGate:
             max_upload_bytes=settings.limits.max_upload_bytes,
             shared_state=self._is_one_tenant,
             stored_keys=self.control.provider_keys.pooled,
+            is_strict=settings.translation == "strict",
         )
         targets = targets_of(self._registry)
         key = settings.auth.signing_key
@@ -169,8 +182,20 @@ class LLMGate:
             data_versions=[settings.cache.data_version] if settings.cache.data_version else [],
             max_bytes=settings.cache.max_answer_bytes,
         )
-        tagging = TaggingMiddleware(
+        rates, budgets, zone = limits_of(settings)
+        limiting = LimitsMiddleware(
             cache,
+            store=self._limit_store,
+            policies=rates,
+            budgets=budgets,
+            price=self.price,
+            targets=targets,
+            zone=zone,
+            ietf_headers=settings.limits.ietf_headers,
+            count=count,
+        )
+        tagging = TaggingMiddleware(
+            limiting,
             signing_key=signed,
             baggage=settings.tags.baggage,
             max_property_names=settings.tags.max_property_names,
@@ -297,6 +322,8 @@ class LLMGate:
 
     async def _warm_up(self) -> None:
         await asyncio.to_thread(self._start_warming().join)
+        if self._owns_process and not self._is_warm:
+            calm_collector()
         self._is_warm = True
 
     def _drain(self) -> None:
@@ -321,6 +348,9 @@ class LLMGate:
         if "_cache_store" in made and self._given_cache_store is None:
             await self._cache_store.aclose()
             del made["_cache_store"]
+        if "_limit_store" in made and self._given_limit_store is None:
+            await self._limit_store.aclose()
+            del made["_limit_store"]
         if "metrics" in made:
             await asyncio.to_thread(self.metrics.close)
             del made["metrics"]
@@ -342,7 +372,9 @@ def standalone() -> LLMGate:
     try:
         settings = load_settings()
         configure_logging(settings.log.format, settings.log.level)
-        return LLMGate(settings)
+        gate = LLMGate(settings)
+        gate._owns_process = True
+        return gate
     except ConfigurationError as error:
         # uvicorn would print a traceback through its own code above the one line that helps.
         sys.exit(f"asgi_llmgate cannot start.\n{error}")

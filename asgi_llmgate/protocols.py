@@ -289,12 +289,13 @@ class LimitStore(Protocol):
 
     def settle(self, hold: object, spent: Sequence[int], /) -> None: ...
 
-    def budgets(self) -> Sequence[Budget]:
-        """Return the budgets that were set in this store, as of 2 s ago at most."""
+    def budgets(self) -> Sequence[Budget] | None:
+        """Return the budgets that were set in this store, as of 2 s ago; None before the first
+        `load_budgets`."""
         ...
 
     async def load_budgets(self) -> Sequence[Budget]:
-        """As `budgets`, as of now."""
+        """Return the budgets as of now; those known before where the store cannot be reached."""
         ...
 
     async def set_budget(self, budget: Budget) -> None: ...

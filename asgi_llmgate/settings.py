@@ -350,6 +350,8 @@ class Settings(BaseSettings):
     cors_origins: CommaList = []
     providers: dict[str, ProviderSettings] = {}
     prices: dict[str, ModelPrice] = {}
+    translation: Literal["strict", "lenient"] = "lenient"
+    """What becomes of parameters that the provider of a call has nothing like."""
     demo: bool = False
     """Answer the provider `demo` in this process. Set by `llmgate demo`."""
 

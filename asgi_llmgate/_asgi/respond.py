@@ -159,6 +159,8 @@ async def _send(
         headers.append((b"retry-after", str(math.ceil(error.retry_after_s)).encode()))
     if error.should_retry is not None:
         headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    if error.headers is not None:
+        headers += error.headers
     if dialect is Dialect.BEDROCK:
         kind = BEDROCK_TYPES.get(error.status, "InternalServerException")
         headers.append((b"x-amzn-errortype", kind.encode()))

@@ -22,12 +22,12 @@ __all__ = [
     "titled",
 ]
 
-BUILT = frozenset({"auth", "cache", "log", "routing", "tags", "timeout"})
+BUILT = frozenset({"auth", "cache", "limits", "log", "routing", "tags", "timeout"})
 """The parts of the gateway that exist. A header of any other part is refused, or, where Helicone
 users would merely miss a convenience, passed over with a warning. Whoever builds a part adds it."""
 
 # Not built, and too much is promised to go on without: money is spent, or a provider stays down.
-REFUSED_UNBUILT = frozenset({"fallback", "limits"})
+REFUSED_UNBUILT = frozenset({"fallback"})
 
 # Helicone's names for protection that this gateway does not have.
 PROTECTION = {
@@ -75,6 +75,7 @@ SPECS: dict[str, Spec] = {
     "provider": Spec("provider", read.identifier, "routing", True),
     "target-url": Spec("target_url", read.url, "routing", True),
     "stream-usage": Spec("stream_usage", read.boolean, "routing"),
+    "translation": Spec("translation", read.one_of("strict", "lenient"), "routing"),
     "timeout-ms": Spec("timeout_ms", _DURATION_MS, "timeout"),
     "hedge-after-ms": Spec("hedge_after_ms", _DURATION_MS, "hedging"),
     "cache-enabled": Spec("cache_enabled", read.boolean, "cache"),
@@ -94,7 +95,9 @@ SPECS: dict[str, Spec] = {
     "retry-factor": Spec("retry_factor", read.decimal(1, 10), "retry"),
     "retry-min-timeout": Spec("retry_min_timeout_ms", _PAUSE_MS, "retry"),
     "retry-max-timeout": Spec("retry_max_timeout_ms", _PAUSE_MS, "retry"),
-    "ratelimit-policy": Spec("rate_limit_policy", read.identifier, "limits"),
+    "ratelimit-policy": Spec(
+        "rate_limit_policy", read.rate_limits, "limits", False, read.helicone_rate_limits
+    ),
     "prompt-id": Spec("prompt_id", read.identifier, "prompts"),
     "prompt-version": Spec("prompt_version", read.identifier, "prompts"),
     "prompt-label": Spec("prompt_label", read.identifier, "prompts"),
@@ -102,7 +105,7 @@ SPECS: dict[str, Spec] = {
 }
 
 # Ours alone: under Helicone's name they mean nothing.
-OURS_ONLY = frozenset({"user"})
+OURS_ONLY = frozenset({"translation", "user"})
 
 # Helicone's other words for the same thing (oai.* hosts, header directory, Rust gateway). They
 # say where a call goes, so passing over them would send it elsewhere.

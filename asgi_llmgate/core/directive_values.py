@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from asgi_llmgate.core.json import JSONError, loads
+from asgi_llmgate.core.limits import (
+    BadPolicyError,
+    Policy,
+    parse_helicone_policy,
+    parse_policies,
+)
 
 __all__ = [
     "MAX_PROPERTY_BYTES",
@@ -15,6 +22,7 @@ __all__ = [
     "boolean",
     "decimal",
     "fallbacks",
+    "helicone_rate_limits",
     "identifier",
     "integer",
     "json_object",
@@ -22,6 +30,7 @@ __all__ = [
     "one_of",
     "property_name",
     "property_value",
+    "rate_limits",
     "request_id",
     "text_of",
     "url",
@@ -34,6 +43,7 @@ MAX_PROPERTY_BYTES = 256
 MAX_URL_CHARS = 2048
 MAX_WORDS = 32
 MAX_FALLBACKS = 8
+MAX_POLICY_CHARS = 4096
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -140,6 +150,24 @@ def _json(text: str) -> Any:
         return loads(text.encode("latin-1"))
     except JSONError:
         raise MalformedError("JSON") from None
+
+
+@functools.lru_cache(maxsize=1024)  # Callers send the same few with every call.
+def rate_limits(text: str) -> tuple[Policy, ...]:
+    if len(text) > MAX_POLICY_CHARS:
+        raise MalformedError(f"at most {MAX_POLICY_CHARS} characters")
+    try:
+        return parse_policies(text)
+    except BadPolicyError as error:
+        raise MalformedError(str(error)) from None
+
+
+@functools.lru_cache(maxsize=1024)
+def helicone_rate_limits(text: str) -> tuple[Policy, ...]:
+    policy = parse_helicone_policy(text)
+    if policy is None:
+        raise MalformedError("[quota];w=[60 to 31536000];u=[request|cents];s=[user|property]")
+    return (policy,)
 
 
 def property_name(name: str) -> str:

@@ -27,6 +27,7 @@ from asgi_llmgate.core.directive_table import (
     titled,
 )
 from asgi_llmgate.core.directive_values import MalformedError
+from asgi_llmgate.core.limits import Policy
 from asgi_llmgate.errors import InvalidRequestError
 
 __all__ = ["DEFAULT", "Directives", "parse_directives"]
@@ -54,6 +55,7 @@ class Directives:
         provider: Ids or aliases, comma-separated, in the order to be tried.
         target_url: As sent; `core/targets.py` decides whether it may be used.
         model_override: The model whose price counts.
+        translation: `strict` or `lenient`.
         cache_mode: `exact`, `semantic` or `threshold`.
         cache_threshold: Least cosine similarity of a hit, 0 to 1, for mode `threshold`.
         cache_max_error: Largest tolerated share of wrong hits, 0 to 1.
@@ -75,6 +77,7 @@ class Directives:
     target_url: str | None = None
     model_override: str | None = None
     stream_usage: bool | None = None
+    translation: str | None = None
     omit_request: bool | None = None
     omit_response: bool | None = None
     timeout_ms: int | None = None
@@ -96,7 +99,7 @@ class Directives:
     retry_factor: float | None = None
     retry_min_timeout_ms: int | None = None
     retry_max_timeout_ms: int | None = None
-    rate_limit_policy: str | None = None
+    rate_limit_policy: tuple[Policy, ...] = ()
     prompt_id: str | None = None
     prompt_version: str | None = None
     prompt_label: str | None = None

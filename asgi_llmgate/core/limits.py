@@ -196,7 +196,7 @@ def _parse_one(text: str, source: str) -> Policy:
         quota=_quota(first, unit),
         window_s=_window(parts.get("w"), unit),
         unit=unit,
-        segment=_segment(parts["s"]) if "s" in parts else "tenant",
+        segment=_segment(parts["s"], source) if "s" in parts else "tenant",
         text=text,
         source=source,
     )
@@ -233,12 +233,13 @@ def _window(text: str | None, unit: Unit) -> int:
     return int(text)
 
 
-def _segment(text: str) -> str:
-    name = text.lower().removeprefix("property:")
-    # `all` would let one tenant fill the bucket of the others.
-    if name in SEGMENTS and name != "all" and not text.lower().startswith("property:"):
+def _segment(text: str, source: str) -> str:
+    name = text.lower()
+    # In a header `all` would let one tenant fill the bucket of the others.
+    if name in SEGMENTS and (name != "all" or source == "settings"):
         return name
-    if name == "all" or not _PROPERTY.fullmatch(name):
+    name = name.removeprefix("property:")
+    if text.lower() == "all" or not _PROPERTY.fullmatch(name):
         raise BadPolicyError("`s=` user, session, key, tenant, model, route or a property's name")
     return f"property:{name}"
 

@@ -6,6 +6,7 @@ from asgi_llmgate.middleware._base import GatewayMiddleware
 from asgi_llmgate.middleware.auth import AuthMiddleware
 from asgi_llmgate.middleware.cache import CacheMiddleware
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
+from asgi_llmgate.middleware.limits import LimitsMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
 from asgi_llmgate.middleware.policy import PolicyMiddleware
 from asgi_llmgate.middleware.tagging import TaggingMiddleware
@@ -15,6 +16,7 @@ __all__ = [
     "CacheMiddleware",
     "GatewayMiddleware",
     "HygieneMiddleware",
+    "LimitsMiddleware",
     "LoggingMiddleware",
     "PolicyMiddleware",
     "TaggingMiddleware",

@@ -76,7 +76,6 @@ MEANINGS: list[tuple[str, str, str, Any]] = [
     ("retry-factor", "1.5", "retry_factor", 1.5),
     ("retry-min-timeout", "0", "retry_min_timeout_ms", 0),
     ("retry-max-timeout", "10000", "retry_max_timeout_ms", 10000),
-    ("ratelimit-policy", "10;w=60", "rate_limit_policy", "10;w=60"),
     ("prompt-id", "p", "prompt_id", "p"),
     ("prompt-version", "3", "prompt_version", "3"),
     ("prompt-label", "production", "prompt_label", "production"),
@@ -103,7 +102,8 @@ def test_every_field_has_a_header_and_every_header_a_test() -> None:
     told = {spec.field for spec in SPECS.values()} - {None}
 
     assert fields - told == {"properties", "uses_helicone", "warnings"}
-    assert {name for name, *_ in MEANINGS} == set(SPECS) - {"auth"}
+    # A rate limit is read differently under each name, and has a test of its own.
+    assert {name for name, *_ in MEANINGS} == set(SPECS) - {"auth", "ratelimit-policy"}
 
 
 def test_requests_without_such_headers_share_one_object() -> None:
@@ -282,7 +282,7 @@ def test_helicone_users_may_keep_headers_of_conveniences_that_are_not_built() ->
 
 
 @pytest.mark.usefixtures("little_built")
-@pytest.mark.parametrize("name", ["helicone-fallbacks", "helicone-ratelimit-policy"])
+@pytest.mark.parametrize("name", ["helicone-fallbacks"])
 def test_helicone_users_are_told_where_money_or_uptime_is_at_stake(name: str) -> None:
     assert "is not available in this version" in str(refusal(**{name: "x"}))
 
@@ -390,3 +390,15 @@ def test_no_bytes_break_the_reading(headers: dict[bytes, bytes], everything: boo
         shown = [str(came_of_it), came_of_it.param or "no name"]
     assert all(text.isascii() and text.isprintable() for text in shown)
     assert "no name" not in shown
+
+
+def test_a_rate_limit_is_read_strictly_under_our_name_and_as_helicone_does_under_theirs() -> None:
+    ours = parse(llmgate_ratelimit_policy="10;w=1, 2;w=3600;u=cents;s=user")
+    theirs = parse(helicone_ratelimit_policy="10;w=60;s=Team")
+    odd = parse(helicone_ratelimit_policy="10;w=59")
+
+    assert [policy.quota for policy in ours.rate_limit_policy] == [10, 20_000_000]
+    assert [policy.segment for policy in theirs.rate_limit_policy] == ["property:team"]
+    assert odd.rate_limit_policy == ()
+    assert "Helicone-RateLimit-Policy was ignored" in odd.warnings[0]
+    assert refusal(llmgate_ratelimit_policy="10;w=0").param == "LLMGate-RateLimit-Policy"
