@@ -105,7 +105,7 @@ SPECS: dict[str, Spec] = {
 }
 
 # Ours alone: under Helicone's name they mean nothing.
-OURS_ONLY = frozenset({"translation", "user"})
+OURS_ONLY = frozenset({"user"})
 
 # Helicone's other words for the same thing (oai.* hosts, header directory, Rust gateway). They
 # say where a call goes, so passing over them would send it elsewhere.

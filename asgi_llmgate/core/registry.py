@@ -6,14 +6,14 @@ Values and look-ups only. The rows come from `providers/registry.py`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from asgi_llmgate.types import Dialect, Secret
 
-__all__ = ["HOMES", "Provider", "ProviderKey", "Registry", "normalised"]
+__all__ = ["HOMES", "Provider", "ProviderKey", "Registry", "normalised", "serves"]
 
 HOMES: Mapping[Dialect, str] = MappingProxyType(
     {
@@ -65,6 +65,11 @@ def _serving(endpoints: Mapping[str, str], wire_format: str) -> str | None:
         if url is not None:
             return url
     return None
+
+
+def serves(formats: Container[str], wire_format: str) -> bool:
+    """Tell whether a provider with endpoints of `formats` serves `wire_format`."""
+    return any(endpoint in formats for endpoint in _RIDES_ON.get(wire_format, (wire_format,)))
 
 
 def normalised(name: str) -> str:
@@ -169,11 +174,14 @@ class Registry:
         allowed_hosts: Further hosts that `LLMGate-Target-URL` may name: lower case, no port.
         model_aliases: Names of the operator's own, to what they stand for
             (`fast` to `groq/llama-3.3-70b`, or a comma list).
+        reach: A caller's format to those it can be translated into, the best first. From
+            `providers/`; empty means that nothing is translated.
     """
 
     providers: Mapping[str, Provider]
     allowed_hosts: frozenset[str] = frozenset()
     model_aliases: Mapping[str, str] = field(default_factory=_nothing)
+    reach: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     _by_name: Mapping[str, Provider] = field(init=False, repr=False, compare=False)
     _by_host: Mapping[str, tuple[Provider, ...]] = field(init=False, repr=False, compare=False)
 

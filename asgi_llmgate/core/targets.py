@@ -10,6 +10,9 @@ The first of these that speaks decides:
     6. the last one (`gpt-4o/openai`, Helicone's form)
     7. the home of the dialect
 
+A provider that does not speak the caller's format gets another one that he does and the registry
+reaches from it. The same in and out is always preferred.
+
 A comma list is an order of attempts. No byte of a request reaches scheme, host or port of the
 result (rule R8): they come from the registry, or from a host that was compared as a whole.
 """
@@ -21,7 +24,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from asgi_llmgate.core.directives import Directives
-from asgi_llmgate.core.registry import HOMES, Provider, Registry
+from asgi_llmgate.core.registry import HOMES, Provider, Registry, serves
 from asgi_llmgate.core.target_url import base_at, row_at, shown
 from asgi_llmgate.core.url import join
 from asgi_llmgate.errors import InvalidRequestError, TranslationError, UnknownProviderError
@@ -31,6 +34,9 @@ __all__ = ["MAX_TARGETS", "Target", "each_target", "resolve_targets"]
 
 # The first, and the eight fallbacks of the public contract.
 MAX_TARGETS = 9
+
+# Of a format that can be translated, but asking for what only its own provider does.
+_OF_ONE_PROVIDER = frozenset({"/responses/compact"})
 
 # Where the provider has a default model, or the body names it some other way (a stored prompt).
 _MODEL_OPTIONAL = frozenset({"openai-responses", "openai-moderations", "openai-images"})
@@ -43,9 +49,10 @@ class Target:
     Args:
         model: As the provider knows it; None where the call names none. If it differs from what
             the caller sent, the body (or `path`, which has it already) must say this one.
-        format: The wire format spoken there; None for unknown tails of `/providers/{id}/*`.
+        format: The wire format spoken there; None for unknown tails of `/providers/{id}/*`. If it
+            is not the route's, the call has to be translated.
         base_url: Without a slash at the end.
-        path: What follows it, percent-encoded.
+        path: What follows it, percent-encoded. Of a call that is translated, the caller's.
     """
 
     provider: Provider
@@ -69,7 +76,7 @@ def resolve_targets(
 
     Raises:
         UnknownProviderError: nobody has that name, or it is off until it has a base URL.
-        TranslationError: the provider does not speak the route's format.
+        TranslationError: the provider speaks neither the route's format nor one within reach.
         InvalidRequestError: the model is missing, or `Target-URL` names a host that is not known.
     """
     if route.model is not None:
@@ -113,7 +120,7 @@ def each_target(
         )
     for row, name in chosen:
         try:
-            yield row, name, _target(route, row, name, directives.target_url)
+            yield row, name, _target(route, row, name, directives.target_url, registry)
         except (TranslationError, UnknownProviderError) as error:
             yield row, name, error
 
@@ -200,18 +207,49 @@ def _passed_through(
     return Target(row, model or route.model, route.format, base_url, route.path)
 
 
-def _target(route: Route, row: Provider, model: str | None, target_url: str | None) -> Target:
+def _target(
+    route: Route, row: Provider, model: str | None, target_url: str | None, registry: Registry
+) -> Target:
     wire_format = route.format or ""  # None is for `/providers/{id}/*` only.
+    base_url = _base_url(row, wire_format, target_url)
+    if base_url is not None:
+        path = route.path
+        if route.model is not None and model is not None and model != route.model:
+            path = _path_for(route, model)
+        return Target(row, model, wire_format, base_url, path)
+    if row.is_dormant(wire_format):
+        raise _off(row)
+    reached = _reached(route, row, registry)
+    if reached is not None and model is not None:
+        base_url = _base_url(row, reached, target_url)
+        if base_url is not None:
+            return Target(row, model, reached, base_url, route.path)
+        raise _off(row)
+    raise _untranslatable(row, wire_format)
+
+
+def _base_url(row: Provider, wire_format: str, target_url: str | None) -> str | None:
     if target_url is not None:
-        base_url = base_at(target_url, row, wire_format)
-    else:
-        base_url = row.base_url(wire_format)
-    if base_url is None:
-        raise _off(row) if row.is_dormant(wire_format) else _untranslatable(row, wire_format)
-    path = route.path
-    if route.model is not None and model is not None and model != route.model:
-        path = _path_for(route, model)
-    return Target(row, model, wire_format, base_url, path)
+        return base_at(target_url, row, wire_format)
+    return row.base_url(wire_format)
+
+
+def _reached(route: Route, row: Provider, registry: Registry) -> str | None:
+    """Return the best format of `row` into which calls of `route` can be translated.
+
+    Formats that are off until they have a base URL come last.
+    """
+    reach = registry.reach.get(route.format or "")
+    if reach is None or route.path in _OF_ONE_PROVIDER:
+        return None
+    for formats in (row.endpoints, row.dormant):
+        for wire_format in formats:
+            if wire_format in reach:
+                return wire_format
+        for wire_format in reach:
+            if serves(formats, wire_format):
+                return wire_format
+    return None
 
 
 def _path_for(route: Route, model: str) -> str:
@@ -229,7 +267,7 @@ def _off(row: Provider) -> UnknownProviderError:
 def _untranslatable(row: Provider, wire_format: str) -> TranslationError:
     spoken = ", ".join([*row.endpoints, *row.dormant]) or "no format"
     return TranslationError(
-        f"The provider {row.id} does not speak {wire_format} (it speaks {spoken}), and requests "
-        "are not translated yet. Use a provider that does, or another endpoint.",
+        f"The provider {row.id} does not speak {wire_format} (it speaks {spoken}), and such "
+        "requests are not translated. Use a provider that does, or another endpoint.",
         param="model",
     )

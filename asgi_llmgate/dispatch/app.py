@@ -24,6 +24,12 @@ from asgi_llmgate.dispatch.request import (
     credentials_of,
     timeouts_for,
 )
+from asgi_llmgate.dispatch.translate import (
+    TranslatedCall,
+    TranslatedRelay,
+    neutral_headers,
+    translated_call,
+)
 from asgi_llmgate.errors import (
     BodyTooLargeError,
     ClientDisconnectedError,
@@ -70,6 +76,8 @@ class Dispatch:
             key, where whoever uses it sees and deletes what all others made. Asked per call if it
             can change.
         stored_keys: Further pooled keys of a provider, by its id.
+        is_strict: What cannot be translated for a provider of another format is refused, instead
+            of being left out and named in `LLMGate-Dropped-Params`.
     """
 
     def __init__(
@@ -82,6 +90,7 @@ class Dispatch:
         max_upload_bytes: int = 512 * 1024 * 1024,
         shared_state: bool | Callable[[], bool] = True,
         stored_keys: Callable[[str], Sequence[ProviderKey]] | None = None,
+        is_strict: bool = False,
     ) -> None:
         self.upstream = upstream
         self.registry = registry
@@ -90,6 +99,7 @@ class Dispatch:
         self.max_upload_bytes = max_upload_bytes
         self._shared_state = shared_state
         self._stored_keys = stored_keys
+        self.is_strict = is_strict
         self._known: dict[tuple[str, str | None], Target] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -173,12 +183,18 @@ class Dispatch:
                 raise refusal.error
         chosen = context.attempt
         timeout_ms = context.directives.timeout_ms
+        raw_headers, query = scope["headers"], scope["query_string"]
+        call: TranslatedCall | None = None
+        if request is not None and target.format != context.route.format:
+            is_strict = self.is_strict or context.directives.translation == "strict"
+            call = translated_call(target, context, request, query, is_strict=is_strict)
+            target, query, raw_headers = call.target, call.query, neutral_headers(raw_headers)
         if chosen is not None:
-            headers, key, pooled = credentials_of(chosen, context, scope["headers"])
+            headers, key, pooled = credentials_of(chosen, context, raw_headers)
             timeout_ms = chosen.timeout_ms
         else:
             stored = self._stored_keys(target.provider.id) if self._stored_keys is not None else ()
-            headers, key, pooled = credentials_for(target, context, scope["headers"], stored)
+            headers, key, pooled = credentials_for(target, context, raw_headers, stored)
         key_id = None if key is None else key.id
         is_shared = key is not None and key.tenant is None
         if is_shared and keeps_state(context.route) and not self._may_share_state():
@@ -190,7 +206,10 @@ class Dispatch:
         body = context.body.data
         withhold = False
         is_upload = False
-        if body is not None:
+        if call is not None:
+            body = call.body
+            headers += call.headers
+        elif body is not None:
             if request is not None and context.route.provider is None:
                 if chosen is not None and chosen.override is not None:
                     body = dumps(request)
@@ -205,7 +224,7 @@ class Dispatch:
         base = self.stream_timeouts if context.is_stream else self.timeouts
         upstream_request = UpstreamRequest(
             scope["method"],
-            target.url(scope["query_string"]),
+            target.url(query),
             headers,
             body,
             timeouts_for(base, timeout_ms),
@@ -221,15 +240,21 @@ class Dispatch:
             status = response.status
             if chosen is not None:
                 chosen.answer_headers = response.headers
-            relay = Relay(
-                context,
-                response,
-                send,
-                pooled=pooled,
-                withhold_usage=withhold,
-                request=request,
-                before_last=watch.stop,
-            )
+            relay: Relay
+            if call is not None:
+                relay = TranslatedRelay(
+                    context, response, send, call, pooled=pooled, before_last=watch.stop
+                )
+            else:
+                relay = Relay(
+                    context,
+                    response,
+                    send,
+                    pooled=pooled,
+                    withhold_usage=withhold,
+                    request=request,
+                    before_last=watch.stop,
+                )
             await relay.run()
             reason = context.error_code  # of a stream that ended in an error event
         except asyncio.CancelledError:

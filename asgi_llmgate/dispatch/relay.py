@@ -56,6 +56,7 @@ class Relay:
         "request",
         "response",
         "send",
+        "wire_format",
         "withhold_usage",
     )
 
@@ -77,6 +78,8 @@ class Relay:
         self.pooled = pooled
         self.withhold_usage = withhold_usage
         self.request = request
+        # What the provider speaks; all that is metered is metered as this.
+        self.wire_format = context.route.format or ""
         self._meter: StreamMeter | None = None
 
     async def run(self) -> None:
@@ -123,7 +126,7 @@ class Relay:
         if self.withhold_usage:
             headers = [header for header in headers if header[0] != b"content-length"]
         meter = self._meter = StreamMeter(
-            context.route.format or "",
+            self.wire_format,
             withhold_usage=self.withhold_usage,
             provider=context.target_provider,
         )
@@ -179,7 +182,7 @@ class Relay:
             ) from None
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         if status < 400:
-            self._note(meter_json(context.route.format or "", body, context.target_provider))
+            self._note(meter_json(self.wire_format, body, context.target_provider))
         context.complete = True
         headers = [
             header
@@ -211,7 +214,7 @@ class Relay:
         context.complete = True
         if is_metered and size <= MAX_METERED_BYTES and status < 400:
             body = b"".join(seen)
-            self._note(meter_json(context.route.format or "", body, context.target_provider))
+            self._note(meter_json(self.wire_format, body, context.target_provider))
 
     def _account(self) -> None:
         """Count a stream by what arrived, also when the caller left or the provider broke off."""
@@ -225,7 +228,7 @@ class Relay:
         if metered.model is not None and context.directives.model_override is None:
             context.target_model = metered.model
         context.usage = complete_usage(
-            metered, context.route.format or "", self.request, context.target_model
+            metered, self.wire_format, self.request, context.target_model
         )
 
 

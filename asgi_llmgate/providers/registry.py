@@ -16,6 +16,7 @@ from asgi_llmgate.core.registry import Provider, ProviderKey, Registry, normalis
 from asgi_llmgate.core.routes import FORMATS
 from asgi_llmgate.errors import ConfigurationError
 from asgi_llmgate.providers.base_urls import needs_operator, rebased
+from asgi_llmgate.providers.reach import REACH
 
 __all__ = ["ProviderOverride", "load_registry"]
 
@@ -80,6 +81,7 @@ def load_registry(
         MappingProxyType(providers),
         frozenset(host.lower() for host in allowed_hosts),
         MappingProxyType(dict(model_aliases or {})),
+        plain.reach,
     )
 
 
@@ -88,7 +90,7 @@ def _plain() -> Registry:
     # About 20 ms, nearly all of it reading TOML: hence on first use, and once.
     text = resources.files(__package__).joinpath("registry.toml").read_text("utf-8")
     rows = {provider_id: _row(provider_id, row) for provider_id, row in tomllib.loads(text).items()}
-    return Registry(MappingProxyType(rows))
+    return Registry(MappingProxyType(rows), reach=REACH)
 
 
 def _row(provider_id: str, row: dict[str, Any]) -> Provider:

@@ -169,6 +169,10 @@ class Translation:
         error = self._out.decode_error(status, headers, body)
         return error, self._in.encode_error(error, self._call.id)
 
+    def error_body(self, error: ProviderError) -> dict[str, Any]:
+        """Return `error` as the caller's dialect has it."""
+        return self._in.encode_error(error, self._call.id)
+
     def _callers_name(self, name: str) -> str:
         head, bracket, tail = name.partition("[")
         if head == "messages" and self._source != "openai-chat":
@@ -180,13 +184,15 @@ class StreamTranslation:
     """A provider's stream in, the caller's out, event by event; nothing is held back.
 
     `complete` tells, after `close`, whether the provider finished. `failed` is the error that
-    the provider sent inside its stream, or that of a stream which broke off.
+    the provider sent inside its stream, or that of a stream which broke off. `begun`: part of an
+    answer was written, so that an error can only be an event.
     """
 
     def __init__(self, decoder: StreamDecoder, encoder: StreamEncoder) -> None:
         self._decoder = decoder
         self._encoder = encoder
         self._closed = False
+        self.begun = False
         self.usage: Inner | None = None
         self.failed: ProviderError | None = None
 
@@ -201,7 +207,7 @@ class StreamTranslation:
         try:
             out = self._encode(self._decoder.feed(data))
         except UNREADABLE:
-            return self._fail(unreadable_stream())
+            return self.fail(unreadable_stream())
         if self._decoder.ended and not self._closed:
             out += self._end()
         return out
@@ -213,26 +219,34 @@ class StreamTranslation:
         try:
             out = self._encode(self._decoder.close())
         except UNREADABLE:
-            return self._fail(unreadable_stream())
+            return self.fail(unreadable_stream())
         return out if self._closed else out + self._end()
 
     def _encode(self, chunks: list[Inner]) -> bytes:
         out: list[bytes] = []
         for chunk in chunks:
             if "error" in chunk:
-                return b"".join(out) + self._fail(read_error(chunk, None))
+                return b"".join(out) + self.fail(read_error(chunk, None))
             if chunk.get("usage"):
                 self.usage = chunk["usage"]
+            self.begun = True
             out.append(self._encoder.feed(chunk))
         return out[0] if len(out) == 1 else b"".join(out)
 
     def _end(self) -> bytes:
         if not self._decoder.complete:
-            return self._fail(incomplete_stream())
+            return self.fail(incomplete_stream())
+        try:
+            out = self._encoder.close()
+        except UNREADABLE:  # A text that is none is noticed where all of it is written again.
+            return self.fail(unreadable_stream())
         self._closed = True
-        return self._encoder.close()
+        return out
 
-    def _fail(self, error: ProviderError) -> bytes:
+    def fail(self, error: ProviderError) -> bytes:
+        """End the stream with the caller's error event; b"" if it has ended already."""
+        if self._closed:
+            return b""
         self._closed = True
         self.failed = error
         return self._encoder.error(error)

@@ -58,6 +58,7 @@ MEANINGS: list[tuple[str, str, str, Any]] = [
     ("omit-response", "False", "omit_response", False),
     ("timeout-ms", "1500", "timeout_ms", 1500),
     ("hedge-after-ms", "200", "hedge_after_ms", 200),
+    ("translation", "Strict", "translation", "strict"),
     ("cache-enabled", "true", "cache_enabled", True),
     ("cache-mode", "Semantic", "cache_mode", "semantic"),
     ("cache-threshold", "0.97", "cache_threshold", 0.97),

@@ -16,6 +16,7 @@ from asgi_llmgate.errors import (
     TranslationError,
     UnknownProviderError,
 )
+from asgi_llmgate.providers.reach import REACH
 from asgi_llmgate.types import Dialect, Route
 
 
@@ -513,3 +514,82 @@ def test_no_request_leads_to_a_host_that_is_not_known(
         return
     for target in targets:
         assert target.url().split("/")[2] in HOSTS
+
+
+REACHING = Registry(
+    MappingProxyType(
+        {
+            **REGISTRY.providers,
+            "both": row(
+                "both", openai_chat="https://b.example/v1", anthropic_messages="https://b.example/a"
+            ),
+            "cohere": row("cohere", cohere_v2="https://api.cohere.com/v2"),
+            "off": row("off", dormant=("bedrock-converse",)),
+        }
+    ),
+    reach=REACH,
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "wire_format", "base_url"),
+    [
+        (
+            "/v1/chat/completions",
+            "anthropic/c",
+            "anthropic-messages",
+            "https://api.anthropic.com/v1",
+        ),
+        ("/v1/responses", "groq/llama", "openai-chat", "https://api.groq.com/openai/v1"),
+        ("/v1/messages", "openai/gpt", "openai-chat", "https://api.openai.com/v1"),
+        ("/v1/messages", "google/gemini-3", "gemini", "https://gl.googleapis.com/v1beta"),
+        ("/v1/messages", "bedrock/x", "bedrock-converse", "https://br.us-east-1.amazonaws.com"),
+        ("/v1/messages", "cohere/command", "cohere-v2", "https://api.cohere.com/v2"),
+        ("/v1/embeddings", "cohere/embed", "cohere-v2", "https://api.cohere.com/v2"),
+        (
+            "/v1beta/models/openai%2Fgpt:generateContent",
+            None,
+            "openai-chat",
+            "https://api.openai.com/v1",
+        ),
+        (
+            "/v1beta/models/jina%2Fv4:embedContent",
+            None,
+            "openai-embeddings",
+            "https://api.jina.ai/v1",
+        ),
+    ],
+)
+def test_a_provider_of_another_format_gets_the_one_native_to_him(
+    path: str, model: str | None, wire_format: str, base_url: str
+) -> None:
+    [target] = resolve_targets(route(path.replace("%2F", "/")), model, DEFAULT, REACHING)
+
+    assert (target.format, target.base_url) == (wire_format, base_url)
+
+
+def test_the_same_format_in_and_out_is_preferred() -> None:
+    [chat] = resolve_targets(route(), "both/m", DEFAULT, REACHING)
+    [messages] = resolve_targets(route("/v1/messages"), "both/m", DEFAULT, REACHING)
+
+    assert chat.format == "openai-chat"
+    assert messages.format == "anthropic-messages"
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        ("/v1/responses/compact", "anthropic/c"),
+        ("/v1/messages/count_tokens", "groq/llama"),
+        ("/v1/chat/completions", "jina/v4"),
+        ("/v1/embeddings", "anthropic/c"),
+    ],
+)
+def test_what_no_translator_knows_is_refused(path: str, model: str) -> None:
+    with pytest.raises(TranslationError, match="does not speak"):
+        resolve_targets(route(path), model, DEFAULT, REACHING)
+
+
+def test_a_format_within_reach_that_is_off_names_the_setting() -> None:
+    with pytest.raises(UnknownProviderError, match="LLMGATE_PROVIDERS__OFF__BASE_URL"):
+        resolve_targets(route(), "off/m", DEFAULT, REACHING)
