@@ -22,6 +22,7 @@ from asgi_llmgate.keyfile import secret_keys
 from asgi_llmgate.pricing import Prices
 from asgi_llmgate.protocols import CacheStore, LimitStore, Timeouts
 from asgi_llmgate.providers.registry import ProviderOverride, load_registry
+from asgi_llmgate.resilience import aliases_of
 from asgi_llmgate.settings import Settings
 from asgi_llmgate.types import Secret
 from asgi_llmgate.upstream.demo import DEMO_BASE_URL
@@ -217,7 +218,11 @@ def registry_of(settings: Settings, environment: Mapping[str, str] = os.environ)
             auth="none",
             stream_usage=True,
         )
-    return load_registry(overrides, allowed_hosts=settings.upstream.target_hosts)
+    return load_registry(
+        overrides,
+        allowed_hosts=settings.upstream.target_hosts,
+        model_aliases=aliases_of(settings),
+    )
 
 
 def secrets_of(settings: Settings) -> tuple[bytes, ...]:

@@ -18,12 +18,14 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from asgi_llmgate._asgi.lifespan import on_sigterm, serve_lifespan
 from asgi_llmgate._asgi.respond import send_plain_error
+from asgi_llmgate.acting import acting_principal
 from asgi_llmgate.api.cache import cache_routes
 from asgi_llmgate.api.keys import key_routes
 from asgi_llmgate.api.operations import Operations
@@ -44,9 +46,11 @@ from asgi_llmgate.assemble import (
 )
 from asgi_llmgate.backends.metrics import Metrics
 from asgi_llmgate.cache import Cache
+from asgi_llmgate.client.in_process import in_process_client
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext, first_headers, relative_path
 from asgi_llmgate.control import Control
 from asgi_llmgate.core.cache_key import ATTRIBUTION, NOT_IN_KEY
+from asgi_llmgate.core.health import Health
 from asgi_llmgate.core.policy import RoutePolicy
 from asgi_llmgate.core.registry import Registry
 from asgi_llmgate.core.routes import match_route
@@ -54,9 +58,11 @@ from asgi_llmgate.dispatch import Dispatch
 from asgi_llmgate.errors import BackendError, ConfigurationError, UnknownRouteError
 from asgi_llmgate.keyfile import admin_token
 from asgi_llmgate.logs import configure_logging, hide_keys_in_access_log
+from asgi_llmgate.middleware._login import HostLogin
 from asgi_llmgate.middleware._signed import SignedUsers
 from asgi_llmgate.middleware.auth import AuthMiddleware
 from asgi_llmgate.middleware.cache import CacheMiddleware
+from asgi_llmgate.middleware.fallback import FallbackMiddleware
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
 from asgi_llmgate.middleware.limits import LimitsMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
@@ -65,7 +71,9 @@ from asgi_llmgate.middleware.tagging import TaggingMiddleware
 from asgi_llmgate.pricing import Prices
 from asgi_llmgate.process import calm_collector
 from asgi_llmgate.protocols import Authenticate, CacheStore, LimitStore, LogSink, Price, Upstream
+from asgi_llmgate.resilience import health_of, moves_of, pools_of, retry_of
 from asgi_llmgate.settings import Settings, load_settings
+from asgi_llmgate.types import Principal, PrincipalKind
 from asgi_llmgate.upstream.demo import DemoUpstream
 from asgi_llmgate.upstream.make import make_upstream
 
@@ -147,6 +155,11 @@ class LLMGate:
         return made
 
     @cached_property
+    def health(self) -> Health:
+        """What is known about upstreams: who fails, whose key is refused, who is slow."""
+        return health_of(self.settings, is_shared=False, count=self.metrics.count)
+
+    @cached_property
     def _cache_store(self) -> CacheStore:
         return self._given_cache_store or cache_store_of(self.settings)
 
@@ -172,8 +185,21 @@ class LLMGate:
         key = settings.auth.signing_key
         signed = SignedUsers(key.get_secret_value() if key is not None else None)
         count = self.metrics.count
-        cache = CacheMiddleware(
+        fallback = FallbackMiddleware(
             dispatch,
+            registry=self._registry,
+            pools=pools_of(settings),
+            moves=moves_of(settings.fallback.on, "fallback.on"),
+            retry=retry_of(settings.fallback.retry),
+            health=self.health,
+            stored_keys=self.control.provider_keys.pooled,
+            price=self.price,
+            window=self.price.context_window if isinstance(self.price, Prices) else None,
+            stall_s=settings.fallback.first_content,
+            count=count,
+        )
+        cache = CacheMiddleware(
+            fallback,
             store=self._cache_store,
             secret=cache_secret_of(settings),
             policy=cache_policy_of(settings),
@@ -297,6 +323,31 @@ class LLMGate:
         scope[SCOPE_KEY] = GatewayContext(scope, receive, route, headers)
         await self._calls(scope, receive, send)
 
+    def http_client(self, *, library: Any = None, principal: Principal | None = None) -> Any:
+        """Return an HTTP client whose calls go through this gateway, without a socket.
+
+            AsyncOpenAI(api_key="-", http_client=gate.http_client())
+
+        A call is that of whoever made the host's request that is being answered, as
+        `authenticate=` knows him (`HostRequestMiddleware` or Django's `mount` must be there), or
+        of whom `acting_as` says. Yours to close.
+
+        Args:
+            library: httpx or httpx2, whichever the SDK is built on; defaults to httpx2 where it
+                is installed.
+            principal: Whose call it is where nobody is logged in; defaults to the application
+                itself, `app` of the tenant `app`.
+        """
+        nobody = principal or Principal("app", PrincipalKind.HOST, "app")
+        given = self._authenticate
+        logins = given if isinstance(given, Sequence) else [] if given is None else [given]
+        login = HostLogin(logins, ())
+
+        async def who() -> Principal:
+            return await acting_principal(login.ask) or nobody
+
+        return in_process_client(library or http_library(), self, who)
+
     async def startup(self) -> None:
         """Build the stack now, so that mistakes in the settings stop the start."""
         self.draining = False
@@ -365,6 +416,14 @@ class LLMGate:
             yield
         finally:
             await self.aclose()
+
+
+def http_library() -> Any:
+    """Return httpx2, on which the SDKs are built, else httpx."""
+    try:
+        return import_module("httpx2")
+    except ModuleNotFoundError:
+        return import_module("httpx")
 
 
 def standalone() -> LLMGate:

@@ -140,6 +140,7 @@ class Prices:
         self._clock = clock
         self._resolved: dict[tuple[str, str], _Resolved] = {}
         self._unknown: dict[tuple[str, str], int] = {}
+        self._windows: dict[tuple[str, str], int | None] = {}
 
     def __call__(self, provider: str, model: str, usage: Usage, /) -> int | None:
         """Return the cost now, in nano-dollars; None if the price is unknown."""
@@ -195,6 +196,16 @@ class Prices:
         if pair in self._unknown or len(self._unknown) < MAX_UNKNOWN:
             self._unknown[pair] = self._unknown.get(pair, 0) + 1
         return None
+
+    def context_window(self, provider: str, model: str) -> int | None:
+        """Return how many tokens a model takes; None if nobody knows."""
+        key = provider, model
+        if key not in self._windows:
+            if len(self._windows) >= MAX_RESOLVED:
+                self._windows.clear()
+            found = self._find(provider, model)
+            self._windows[key] = None if found is None else found[1].context_window
+        return self._windows[key]
 
     def _resolve(self, provider: str, model: str) -> _Resolved:
         override = self._override(provider, model)

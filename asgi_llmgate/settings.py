@@ -41,15 +41,19 @@ from asgi_llmgate.errors import ConfigurationError
 
 __all__ = [
     "AuthSettings",
+    "BreakerSettings",
     "BudgetSettings",
     "CacheSettings",
+    "FallbackSettings",
     "LimitSettings",
     "LogSettings",
     "ModelPrice",
+    "ModelSettings",
     "PolicySettings",
     "ProviderKey",
     "ProviderSettings",
     "RateSettings",
+    "RetrySettings",
     "Settings",
     "TagSettings",
     "TimeoutSettings",
@@ -312,6 +316,67 @@ class LimitSettings(Section):
     max_headers: int = Field(100, gt=0)
 
 
+class RetrySettings(Section):
+    """How often the same target is asked again, with pauses in seconds. 1 attempt is no retry."""
+
+    attempts: int = Field(1, ge=1, le=10)
+    factor: float = Field(2, ge=1, le=10)
+    min: float = Field(1, ge=0)
+    max: float = Field(10, ge=0)
+
+
+class FallbackSettings(Section):
+    """What is reason enough to ask another target.
+
+    `on` lists `connect`, `timeout`, `context_window`, `content_filter`, `stream`, statuses and
+    ranges of them (`500-599`).
+    """
+
+    on: CommaList | None = None
+    retry: RetrySettings = RetrySettings()
+    first_content: float = Field(60, gt=0)
+    """Seconds that a stream may take from its head to its first content."""
+
+
+class BreakerSettings(Section):
+    """When calls to (provider, key, model) are stopped. Times are seconds."""
+
+    failures: int = Field(5, ge=1)
+    share: float = Field(0.5, gt=0, le=1)
+    least_calls: int = Field(20, ge=1)
+    window: float = Field(10, gt=0)
+    slow: float = Field(300, gt=0)
+    open: float = Field(5, gt=0)
+    max_open: float = Field(60, gt=0)
+
+
+class TargetSettings(Section):
+    """One target of an alias."""
+
+    target: str
+    weight: float = Field(1, gt=0)
+    context: int | None = Field(None, gt=0)
+    """Tokens that the model takes, where the price list does not say."""
+    tools: bool = True
+    images: bool = True
+
+
+def _named_target(value: object) -> object:
+    return {"target": value} if isinstance(value, str) else value
+
+
+AliasTarget = Annotated[TargetSettings, BeforeValidator(_named_target)]
+
+
+class ModelSettings(Section):
+    """A model name of the operator's own: where its calls go, and in which order."""
+
+    targets: list[AliasTarget] = Field(min_length=1, max_length=9)
+    strategy: Literal["priority", "weighted", "latency", "cost"] = "priority"
+    on: CommaList | None = None
+    retry: RetrySettings | None = None
+
+
 class ModelPrice(Section):
     """US dollars per million tokens."""
 
@@ -350,6 +415,9 @@ class Settings(BaseSettings):
     cors_origins: CommaList = []
     providers: dict[str, ProviderSettings] = {}
     prices: dict[str, ModelPrice] = {}
+    models: dict[str, ModelSettings] = {}
+    fallback: FallbackSettings = FallbackSettings()
+    breaker: BreakerSettings = BreakerSettings()
     translation: Literal["strict", "lenient"] = "lenient"
     """What becomes of parameters that the provider of a call has nothing like."""
     demo: bool = False

@@ -22,12 +22,14 @@ __all__ = [
     "titled",
 ]
 
-BUILT = frozenset({"auth", "cache", "limits", "log", "routing", "tags", "timeout"})
+BUILT = frozenset(
+    {"auth", "cache", "fallback", "limits", "log", "retry", "routing", "tags", "timeout"}
+)
 """The parts of the gateway that exist. A header of any other part is refused, or, where Helicone
 users would merely miss a convenience, passed over with a warning. Whoever builds a part adds it."""
 
 # Not built, and too much is promised to go on without: money is spent, or a provider stays down.
-REFUSED_UNBUILT = frozenset({"fallback"})
+REFUSED_UNBUILT: frozenset[str] = frozenset()
 
 # Helicone's names for protection that this gateway does not have.
 PROTECTION = {

@@ -28,6 +28,7 @@ from asgi_llmgate.errors import (
     ClientDisconnectedError,
     GatewayError,
     OverloadedError,
+    TranslationError,
     UpstreamError,
 )
 from asgi_llmgate.middleware._gate import ResponseGate
@@ -86,7 +87,7 @@ class Attempts:
         self._retry = retry
         self._is_chain = is_chain
         self._held: _Answer | None = None
-        self._error: UpstreamError | None = None
+        self._error: GatewayError | None = None
         self._closed: list[Place] = []
         self._called: set[str] = set()
         self._made = 0
@@ -138,7 +139,8 @@ class Attempts:
             return
         context.attempt = None
         if self._error is not None:
-            self._error.should_retry = False
+            if isinstance(self._error, UpstreamError):
+                self._error.should_retry = False
             raise self._error
         if self._closed:
             raise closed_to_all(self._closed, self._parts.health, self._parts.clock())
@@ -214,6 +216,10 @@ class Attempts:
             if gate is None or not timer.expired() or (gate.is_open and gate.started):
                 raise
             outcome = Outcome(gate.status, Reason.STALLED)
+        except TranslationError as error:
+            # Nobody was called: this target cannot be asked that, but another may.
+            self._error = self._error or error
+            outcome = Outcome(None, Reason.UNTRANSLATABLE, was_sent=False)
         except UpstreamError as error:
             if gate.is_open and gate.started:
                 raise
@@ -354,7 +360,7 @@ class Attempts:
             )
             is_slow = head_s is not None and head_s > health.policy.slow_s
             is_good = not is_bad and not is_slow
-            if outcome.reason in (Reason.AUTH, Reason.QUOTA):
+            if outcome.reason in (Reason.AUTH, Reason.QUOTA) or not outcome.was_sent:
                 is_good = None  # It answers, but that says nothing of the model, or of the key.
             if is_bad:
                 reason = outcome.reason or f"status {outcome.status}"
