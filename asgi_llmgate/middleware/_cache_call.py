@@ -464,7 +464,7 @@ class Call:
         kept = recorded(running.flight, context, self.asked.wire_format)
         if kept is None:
             return
-        is_fallback = bool((context.extra or {}).get("fallback_index"))
+        is_fallback = bool(context.fallback_index)
         if is_fallback and not cache.policy.serves_fallbacks:
             return
         try:
