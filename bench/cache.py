@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from asgi_llmgate.backends.cache_memory import MemoryCacheStore
 from asgi_llmgate.backends.cache_sqlite import SqliteCacheStore
 from asgi_llmgate.core.cache_key import Question, cache_key
+from asgi_llmgate.core.json import dumps
 from asgi_llmgate.middleware.cache import CacheMiddleware
 from asgi_llmgate.protocols import CacheStore
 from bench.driver import Call, call
@@ -63,7 +64,7 @@ ANSWER = json.dumps(
 def event(text: str, finish: str | None = None) -> bytes:
     choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": finish}
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o"}
-    return b"data: " + json.dumps(head | {"choices": [choice]}).encode() + b"\n\n"
+    return b"data: " + dumps(head | {"choices": [choice]}) + b"\n\n"
 
 
 def streams(chunks: int) -> ASGIApp:

@@ -18,6 +18,7 @@ from asgi_llmgate.core.replay_chat import (
     chat_usage,
     fold_chat,
     fold_completions,
+    scan_chat,
     tell_chat,
     tell_completions,
     without_usage,
@@ -35,11 +36,11 @@ __all__ = [
     "Form",
     "Wanted",
     "form_of",
-    "is_clean",
     "replay",
+    "whole_form",
 ]
 
-JSON, EVENTS, ARRAY = "json", "events", "array"
+JSON, EVENTS, EVENTS_USAGE, ARRAY = "json", "events", "events+usage", "array"
 Form = str
 
 STREAMED = frozenset(
@@ -64,7 +65,7 @@ CONTENT_TYPES = {
 
 # Why a model stopped, where nothing is missing. What is not here is not stored: a word of some
 # vendor's own may mean that he cut the answer.
-_CLEAN_CHAT = frozenset({"stop", "tool_calls", "function_call", "eos"})
+CLEAN_CHAT = frozenset({"stop", "tool_calls", "function_call", "eos"})
 _CLEAN_ANTHROPIC = frozenset({"end_turn", "stop_sequence", "tool_use"})
 
 
@@ -84,13 +85,26 @@ def form_of(wire_format: str, content_type: bytes) -> Form | None:
     return None
 
 
-def is_clean(wire_format: str, form: Form, body: bytes) -> bool:
-    """Tell whether an answer is whole: nothing cut, filtered, failed or unfinished."""
+def whole_form(wire_format: str, form: Form, body: bytes) -> Form | None:
+    """Return the form of a whole answer; None if it is cut, filtered, failed or unfinished.
+
+    A stream that reports its usage has a form of its own: `events+usage`.
+    """
     try:
+        if form == EVENTS and wire_format == "openai-chat":
+            found = scan_chat(body)
+            if found is not None:
+                reasons, has_usage = found
+                is_whole = bool(reasons) and reasons <= CLEAN_CHAT
+                return (EVENTS_USAGE if has_usage else EVENTS) if is_whole else None
         folded = _folded(wire_format, form, body)
-        return folded is not None and _is_clean(wire_format, folded[0])
+        if folded is None or not _is_clean(wire_format, folded[0]):
+            return None
+        if form == EVENTS and wire_format in _USAGE_ON_REQUEST:
+            return EVENTS_USAGE if isinstance(folded[0].get("usage"), dict) else EVENTS
+        return form
     except (JSONError, TypeError, ValueError, KeyError, AttributeError, IndexError):
-        return False  # Not of the shape its format has.
+        return None  # Not of the shape its format has.
 
 
 def replay(
@@ -103,7 +117,8 @@ def replay(
         usage: What it used, if that is known and was counted by the provider.
     """
     content_type = CONTENT_TYPES[wanted.form]
-    if form == wanted.form and (form != EVENTS or wire_format not in _USAGE_ON_REQUEST):
+    asked = EVENTS_USAGE if wanted.with_usage else wanted.form
+    if form == asked:
         return content_type, body
     try:
         told = _told(wire_format, form, body, wanted, usage)
@@ -141,11 +156,8 @@ def _told_chat(
         return None
     answer, is_foldable = folded
     has_usage = isinstance(answer.get("usage"), dict)
-    if form == wanted.form == EVENTS:
-        if has_usage == wanted.with_usage:
-            return body
-        if has_usage:
-            return without_usage(body)
+    if form == EVENTS_USAGE and wanted.form == EVENTS and not wanted.with_usage:
+        return without_usage(body)
     if not is_foldable:
         return None
     needs_usage = wanted.form == JSON or wanted.with_usage
@@ -193,7 +205,7 @@ def _is_clean(wire_format: str, answer: Mapping[str, Any]) -> bool:
         case "openai-chat" | "openai-completions":
             choices = answer.get("choices")
             return bool(choices) and all(
-                c.get("finish_reason") in _CLEAN_CHAT for c in choices or ()
+                c.get("finish_reason") in CLEAN_CHAT for c in choices or ()
             )
         case "openai-responses":
             # Compaction has another object, and no status.

@@ -18,6 +18,7 @@ __all__ = [
     "chat_usage",
     "fold_chat",
     "fold_completions",
+    "scan_chat",
     "tell_chat",
     "tell_completions",
     "without_usage",
@@ -37,6 +38,43 @@ Folded = tuple[dict[str, Any], bool]
 
 def fold_chat(chunks: list[dict[str, Any]]) -> Folded | None:
     return _fold(chunks, "chat.completion", _add_delta, _finished_choice)
+
+
+def scan_chat(stream: bytes) -> tuple[set[object], bool] | None:
+    """Return why the choices of a stream ended, and whether it reports usage.
+
+    For streams as nearly everybody writes them; None for others, which have to be read in full.
+    A choice that never ended is there as None. Most events only carry text and say that nothing
+    has ended, which is seen without decoding them.
+    """
+    if b"\r" in stream or not stream.endswith(b"\n\n"):
+        return None
+    ended: dict[object, object] = {}
+    has_usage = False
+    for event in stream.split(b"\n\n"):
+        if (
+            b'"finish_reason":null' in event
+            and b'"finish_reason":"' not in event
+            and b'"error"' not in event
+            and b'"usage":{' not in event
+            and event.count(b'"index":') == event.count(b'"index":0')
+        ):
+            ended.setdefault(0, None)
+            continue
+        if event[:6] != b"data: " or b"\n" in event:
+            if event:
+                return None
+            continue
+        if event == b"data: [DONE]":
+            break
+        chunk = loads(event[6:])
+        if not isinstance(chunk, dict) or chunk.get("error"):
+            return {"error"}, False
+        has_usage = has_usage or isinstance(chunk.get("usage"), dict)
+        for choice in chunk.get("choices") or ():
+            index = choice.get("index", 0)
+            ended[index] = choice.get("finish_reason") or ended.get(index)
+    return set(ended.values()), has_usage
 
 
 def fold_completions(chunks: list[dict[str, Any]]) -> Folded | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asgi_llmgate.context import GatewayContext
-from asgi_llmgate.core.replay import ARRAY, JSON, Form, form_of, is_clean
+from asgi_llmgate.core.replay import ARRAY, JSON, Form, form_of, whole_form
 from asgi_llmgate.middleware._flight import Flight
 
 __all__ = ["recorded"]
@@ -34,4 +34,5 @@ def recorded(
         form = ARRAY
     if context.metered and not context.complete:
         return None
-    return (form, body) if is_clean(wire_format, form, body) else None
+    whole = whole_form(wire_format, form, body)
+    return None if whole is None else (whole, body)
