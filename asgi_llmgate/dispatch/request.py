@@ -16,6 +16,7 @@ from asgi_llmgate.core.registry import Provider, ProviderKey
 from asgi_llmgate.core.targets import Target
 from asgi_llmgate.errors import InvalidRequestError
 from asgi_llmgate.protocols import RawHeaders, Timeouts
+from asgi_llmgate.providers.foreign import may_hold_foreign, without_foreign
 from asgi_llmgate.types import CallerKey
 
 __all__ = ["body_for", "credentials_for", "credentials_of", "timeouts_for"]
@@ -141,6 +142,9 @@ def body_for(
     names_model = context.route.model is None and "model" in request
     if names_model and target.model is not None and request["model"] != target.model:
         changes["model"] = target.model
+    wire_format = context.route.format or ""
+    if may_hold_foreign(wire_format, original):
+        changes |= without_foreign(wire_format, request)
     withhold = False
     if is_stream and context.route.format in USAGE_ON_REQUEST:
         options = request.get("stream_options")

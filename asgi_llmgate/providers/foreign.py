@@ -18,8 +18,8 @@ __all__ = ["MARKS", "may_hold_foreign", "without_foreign"]
 # A request without these bytes has nothing foreign in it. Inside JSON strings nothing of them is
 # ever escaped.
 MARKS = {
-    "anthropic-messages": b'"llmgate.',
-    "openai-responses": b'"llmgate.',
+    "anthropic-messages": b'"llmgate.eyJ',
+    "openai-responses": b'"llmgate.eyJ',
     "gemini": b'"bGxtZ2F0',
     "openai-chat": b'"thinking_blocks"',
 }
@@ -52,7 +52,8 @@ def _changed(request: dict[str, Any], name: str, clean: Any) -> dict[str, Any]:
     given = request.get(name)
     if not isinstance(given, list):
         return {}
-    kept = [new for old in given if (new := clean(old) if isinstance(old, dict) else old)]
+    cleaned = [(old, clean(old) if isinstance(old, dict) else old) for old in given]
+    kept = [new for old, new in cleaned if new is not None or old is None]
     same = len(kept) == len(given) and all(a is b for a, b in zip(kept, given, strict=True))
     return {} if same else {name: kept}
 
