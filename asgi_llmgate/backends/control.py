@@ -220,7 +220,7 @@ class ControlStore:
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[tuple[AsyncConnection, int]]:
         """Yield a connection that has raised the counter, and the new version; then commit."""
-        async with self._engine.connection() as connection:
+        async with self._engine.connection(writes=True) as connection:
             await connection.execute(_raise_version)
             yield connection, int(await connection.scalar(_version) or 0)
             await connection.commit()

@@ -17,7 +17,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -35,6 +34,14 @@ DEADLINE_S = 10.0
 
 # Kernels stamp files with the time of their last tick: 10 ms at the slowest.
 CLOCK_TICK_NS = 50_000_000
+
+# Only what writes needs them, and they are a third of what a look-up costs.
+WRITING = (
+    "PRAGMA journal_mode=DELETE",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA secure_delete=ON",
+)
 
 DRIVERS = {
     "postgresql": "postgresql+asyncpg",
@@ -83,8 +90,8 @@ class ControlEngine:
         self._opening = asyncio.Lock()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection]:
-        """Yield a connection; whoever changes something commits.
+    async def connection(self, *, writes: bool = False) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection; whoever changes something says so, and commits.
 
         Raises:
             BackendError: the database failed or took too long. Only the kind of failure is told:
@@ -94,6 +101,9 @@ class ControlEngine:
             async with asyncio.timeout(DEADLINE_S):
                 engine = await self._opened()
                 async with engine.connect() as connection:
+                    if writes and self.file is not None:
+                        for pragma in WRITING:
+                            await connection.exec_driver_sql(pragma)
                     yield connection
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             kind = type(getattr(error, "orig", None) or error).__name__
@@ -142,11 +152,9 @@ class ControlEngine:
         # Parameters are digests and envelopes: never in a message.
         options: dict[str, Any] = {"hide_parameters": True}
         if self.file is not None:
-            engine = create_async_engine(
+            return create_async_engine(
                 self._url, poolclass=NullPool, connect_args={"timeout": BUSY_S}, **options
             )
-            sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-            return engine
         return create_async_engine(
             self._url,
             pool_size=2,
@@ -156,15 +164,6 @@ class ControlEngine:
             connect_args={"timeout": 5, "command_timeout": 5},
             **options,
         )
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=DELETE")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA secure_delete=ON")
-    cursor.close()
 
 
 def _make_private(file: Path) -> None:

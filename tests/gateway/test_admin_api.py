@@ -155,6 +155,33 @@ async def test_strangers_do_not_learn_which_paths_there_are(gate: LLMGate, path:
     assert (await ask(gate, "GET", path)).status == 404
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//llmgate/api/v1/keys",
+        "/LLMGATE/api/v1/keys",
+        "/llmgate//api/v1/keys",
+        "/llmgate/./api/v1/keys",
+        "/v1/../llmgate/api/v1/keys",
+        "/healthz/../llmgate/api/v1/keys",
+        "/llmgate/api/v1/keys;x",
+        "/llmgate/api/v1/keys\0",
+        "/llmgate/api/v1\\keys",
+        "@evil/llmgate/api/v1/keys",
+        "http://x/llmgate/api/v1/keys",
+        "/healthz?/llmgate/api/v1/keys",
+    ],
+)
+@pytest.mark.parametrize("host", ["testserver", "a/?x=", "localhost/healthz?"])
+async def test_no_odd_path_or_host_gets_past_the_token(gate: LLMGate, path: str, host: str) -> None:
+    await gate.startup()
+    for method in ("GET", "POST", "get", "TRACE"):
+        headers = [(b"host", host.encode()), (b"content-length", b"2")]
+        exchange = await call(gate, b"{}", path=path, method=method, headers=headers)
+
+        assert exchange.status in (400, 401, 404, 405)
+
+
 async def test_the_admin_token_calls_no_models(gate: LLMGate) -> None:
     exchange = await call(gate, key=token_of(gate))
 

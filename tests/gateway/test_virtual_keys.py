@@ -231,6 +231,21 @@ async def test_the_model_that_is_paid_for_cannot_hide_the_one_that_is_called(
     assert code(exchange) == "forbidden"
 
 
+async def test_the_cache_answers_no_key_that_may_not_ask(make_gate: MakeGate) -> None:
+    """Same tenant, same request; the one key was allowed it, the other is not."""
+    gate = make_gate(
+        cache={"enabled": True}, providers={"openai": {"api_key": POOLED}}, secret_key=OLD
+    )
+    wide = await make(gate, tenant="acme")
+    narrow = await make(gate, tenant="acme", models=["o3"])
+    first, second = [await call(gate, key=wide) for _ in range(2)]
+    refused = await call(gate, key=narrow)
+    await gate.aclose()
+
+    assert (first.headers["llmgate-cache"], second.headers["llmgate-cache"]) == ("MISS", "HIT")
+    assert code(refused) == "forbidden"
+
+
 async def test_a_header_cannot_lead_a_restricted_key_elsewhere(gate: LLMGate) -> None:
     token = await make(gate, providers=["openai"])
     exchange = await call(gate, key=token, headers={"LLMGate-Provider": "groq"})
