@@ -22,6 +22,7 @@ from typing import TypeVar
 from asgi_llmgate.core.key_check import KnownKey, TokenDigests, known_key
 from asgi_llmgate.core.virtual_keys import kid_in
 from asgi_llmgate.errors import AuthenticationError, BackendError, OverloadedError
+from asgi_llmgate.middleware._strangers import Strangers
 from asgi_llmgate.protocols import KeyStore
 from asgi_llmgate.types import KeySecret, Principal
 
@@ -37,8 +38,6 @@ LOOK_UP_S = 2.0
 # each moves a key this seldom, so that they do not write in turns.
 MOVE_EVERY_S = 600.0
 MAX_KNOWN = 50_000
-# Apart from the known ones, so that nobody can push those out by guessing.
-MAX_UNKNOWN = 10_000
 
 
 @dataclass(slots=True)
@@ -78,7 +77,7 @@ class Keyring:
         self._patience_s = patience_s
         self._clock, self._wall = clock, wall
         self._known: dict[bytes, _Entry] = {}
-        self._unknown: dict[bytes, float] = {}
+        self._strangers = Strangers(ttl_s, clock())
         self._moved_at: dict[bytes, float] = {}
         self._version: int | None = None
         self._has_keys = False
@@ -174,10 +173,11 @@ class Keyring:
         handle = kid_in(token)
         if handle is None and (token.startswith("lg_") or not self.may_be(token)):
             return None  # Made up or cut off: the store need not be asked.
-        refused_at = self._unknown.get(digest)
-        if refused_at is not None and self._clock() - refused_at < self.ttl_s:
+        now = self._clock()
+        if self._strangers.was_refused(digest, now):
             return None
-        if self._failed_at is not None and self._clock() - self._failed_at < 1:
+        is_down = self._failed_at is not None and now - self._failed_at < 1
+        if is_down or (digest not in self._known and not self._strangers.may_be_asked_for(now)):
             raise _unavailable()
         task = _alive(self._look_ups.get(digest))
         if task is None:
@@ -208,10 +208,12 @@ class Keyring:
                 (each.hex() for each in digests.values() if each.hex() in self._imported), ""
             )
         key = known_key(await self._store.find(handle), digests)
+        if key is None:
+            self._strangers.count()
         if version != self._version:
             return key  # It may have been read before a change that is known by now.
         if key is None:
-            _remember(self._unknown, digest, now, MAX_UNKNOWN)
+            self._strangers.refuse(digest, now)
             return None
         _remember(self._known, digest, _Entry(key, now), MAX_KNOWN)
         if key.matched.secret_id != self._digests.current_id:
@@ -246,7 +248,7 @@ class Keyring:
             return
         self._version, self._has_keys = changes.version, changes.has_keys
         self._imported = changes.imported
-        self._unknown.clear()
+        self._strangers.clear()
         if changes.kids is None:
             self._known.clear()
         elif changes.kids:

@@ -14,7 +14,7 @@ import pytest
 from asgi_llmgate.core.key_check import TokenDigests
 from asgi_llmgate.core.virtual_keys import KID_BYTES, mint, new_kid
 from asgi_llmgate.errors import AuthenticationError, BackendError, OverloadedError
-from asgi_llmgate.middleware import _keyring
+from asgi_llmgate.middleware import _keyring, _strangers
 from asgi_llmgate.middleware._keyring import Keyring
 from asgi_llmgate.protocols import KeyChanges
 from asgi_llmgate.types import Grants, KeySecret, Principal, StoredKey
@@ -253,10 +253,31 @@ async def test_unknown_and_wrong_secrets_make_the_same_look_ups(
         assert store.found == [tried] * 5
 
 
+async def test_a_flood_of_well_formed_strangers_is_cut_and_hurts_no_known_key(
+    ring: Keyring, store: Store, clock: Clock
+) -> None:
+    seen, unseen = issue(store), issue(store)
+    await ask(ring, seen)
+    overloaded = 0
+    for number in range(5000):
+        try:
+            assert await ask(ring, mint("0000000000", number.to_bytes(32))) is None
+        except OverloadedError:
+            overloaded += 1
+        clock.now += 0.001
+    looked_up = len(store.found)
+    assert await ask(ring, seen) is not None
+    clock.now += 1
+
+    assert looked_up <= 1000 + 5 * 100 + 1
+    assert overloaded >= 3400
+    assert await ask(ring, unseen) is not None
+
+
 async def test_guesses_do_not_push_out_what_is_known(
     ring: Keyring, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_keyring, "MAX_UNKNOWN", 10)
+    monkeypatch.setattr(_strangers, "MAX_REMEMBERED", 10)
     token = issue(store)
     await ask(ring, token)
     for number in range(50):
@@ -265,7 +286,7 @@ async def test_guesses_do_not_push_out_what_is_known(
     await ask(ring, token)
 
     assert len(store.found) == looked_up
-    assert len(ring._unknown) == 10
+    assert len(ring._strangers) == 10
 
 
 async def test_what_is_known_is_bounded(
