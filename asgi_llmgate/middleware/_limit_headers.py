@@ -17,7 +17,6 @@ Stands = Sequence[tuple[Policy, Standing]]
 Headers = list[tuple[bytes, bytes]]
 
 _SECOND = 1_000_000_000
-_COUNTED = {Unit.REQUEST: "requests", Unit.TOKEN: "tokens"}
 
 
 def limit_headers(stands: Stands, dialect: Dialect, *, ietf: bool = False) -> Headers:
@@ -32,13 +31,23 @@ def limit_headers(stands: Stands, dialect: Dialect, *, ietf: bool = False) -> He
         return []
     policy, standing = _tightest(stands)
     headers = _named(b"llmgate-ratelimit-", policy, standing)
-    theirs = [stand for stand in stands if stand[0].source == "helicone"]
+    theirs: list[tuple[Policy, Standing]] = []
+    requests: list[tuple[Policy, Standing]] = []
+    tokens: list[tuple[Policy, Standing]] = []
+    for stand in stands:
+        unit = stand[0].unit
+        if unit is Unit.REQUEST:
+            requests.append(stand)
+        elif unit is Unit.TOKEN:
+            tokens.append(stand)
+        if stand[0].source == "helicone":
+            theirs.append(stand)
     if theirs:
         headers += _named(b"helicone-ratelimit-", *_tightest(theirs))
-    for unit, noun in _COUNTED.items():
-        of_unit = [stand for stand in stands if stand[0].unit is unit]
-        if of_unit:
-            headers += _in_dialect(dialect, noun, *_tightest(of_unit))
+    if requests:
+        headers += _in_dialect(dialect, "requests", *_tightest(requests))
+    if tokens:
+        headers += _in_dialect(dialect, "tokens", *_tightest(tokens))
     if ietf:
         headers += _ietf(stands)
     return headers
@@ -52,6 +61,8 @@ def without_repeats(headers: Headers, present: Sequence[tuple[bytes, bytes]]) ->
 
 
 def _tightest(stands: Stands) -> tuple[Policy, Standing]:
+    if len(stands) == 1:
+        return stands[0]
     return min(stands, key=lambda stand: (stand[1].allowed, stand[1].remaining / stand[0].quota))
 
 

@@ -96,8 +96,9 @@ class LimitsMiddleware(GatewayMiddleware):
         self.ietf_headers = ietf_headers
         self.count = count
         self._learned = LearnedOutputs()
-        self._meters: dict[tuple[Policy, str, str], Meter] = {}
-        self._budget_meters: dict[tuple[Budget, str], Meter] = {}
+        # By identity, for hashing a policy takes longer than all else; so the policy is kept, too.
+        self._meters: dict[tuple[int, str, str], tuple[Policy, Meter]] = {}
+        self._budget_meters: dict[tuple[int, str], tuple[Budget, Meter]] = {}
 
     async def handle(
         self, context: GatewayContext, scope: Scope, receive: Receive, send: Send
@@ -146,24 +147,28 @@ class LimitsMiddleware(GatewayMiddleware):
         return value if isinstance(value, dict) else None
 
     def meter(self, policy: Policy, tenant: str, value: str) -> Meter:
-        known = self._meters.get((policy, tenant, value))
-        if known is None:
-            if len(self._meters) >= MAX_METERS:
-                self._meters.clear()
-            kind = Kind.CONCURRENT if policy.unit is Unit.CONCURRENT else Kind.RATE
-            known = Meter(policy.bucket(tenant, value), kind, policy.quota, policy.window_s * NANO)
-            self._meters[policy, tenant, value] = known
-        return known
+        known = self._meters.get((id(policy), tenant, value))
+        if known is not None and known[0] is policy:
+            return known[1]
+        if len(self._meters) >= MAX_METERS:
+            self._meters.clear()
+        kind = Kind.CONCURRENT if policy.unit is Unit.CONCURRENT else Kind.RATE
+        meter = Meter(policy.bucket(tenant, value), kind, policy.quota, policy.window_s * NANO)
+        self._meters[id(policy), tenant, value] = policy, meter
+        return meter
 
     def budget_meter(self, budget: Budget, subject: str, wall_ns: int) -> Meter:
-        known = self._budget_meters.get((budget, subject))
-        # A clock that was set back by some hours goes on in the period it has been in.
-        if known is None or not known.ends_ns - 31 * 86_400 * NANO <= wall_ns < known.ends_ns:
-            if len(self._budget_meters) >= MAX_METERS:
-                self._budget_meters.clear()
-            known = budget_meter(budget, subject, wall_ns, self.zone)
-            self._budget_meters[budget, subject] = known
-        return known
+        known = self._budget_meters.get((id(budget), subject))
+        if known is not None and known[0] is budget:
+            ends_ns = known[1].ends_ns
+            # A clock that was set back by some hours goes on in the period it has been in.
+            if ends_ns - 31 * 86_400 * NANO <= wall_ns < ends_ns:
+                return known[1]
+        if len(self._budget_meters) >= MAX_METERS:
+            self._budget_meters.clear()
+        meter = budget_meter(budget, subject, wall_ns, self.zone)
+        self._budget_meters[id(budget), subject] = budget, meter
+        return meter
 
     def cost(self, targets: Iterable[tuple[str, str | None]], usage: Usage) -> int:
         """Return the highest cost among `targets`; 0 where no price is known."""
@@ -177,6 +182,19 @@ class LimitsMiddleware(GatewayMiddleware):
 
 class _Call:
     """What one call claims, and what it says when it is refused."""
+
+    __slots__ = (
+        "_budgets",
+        "_context",
+        "_expected",
+        "_expected_cost",
+        "_is_free",
+        "_limits",
+        "_model",
+        "_policies",
+        "_request",
+        "claims",
+    )
 
     def __init__(
         self,
@@ -264,14 +282,17 @@ class _Call:
         tokens = 0 if usage is None else usage.input_tokens + usage.output_tokens
         if context.cache is CacheStatus.HIT:
             tokens = cost = 0
-        amounts = {
-            Unit.REQUEST: 1,
-            Unit.TOKEN: tokens,
-            Unit.CENTS: min(cost, MAX_CALL_NANOUSD),
-            Unit.CONCURRENT: 0,
-        }
-        spent = [amounts[policy.unit] for policy in self._policies]
-        return spent + [cost] * len(self._budgets)
+        spent = []
+        for policy in self._policies:
+            unit = policy.unit
+            if unit is Unit.REQUEST:
+                spent.append(1)
+            elif unit is Unit.TOKEN:
+                spent.append(tokens)
+            else:
+                spent.append(min(cost, MAX_CALL_NANOUSD) if unit is Unit.CENTS else 0)
+        spent.extend(cost for _ in self._budgets)
+        return spent
 
     @property
     def expected_cost(self) -> int:
