@@ -61,9 +61,11 @@ from asgi_llmgate.types import (
     Usage,
 )
 
-__all__ = ["SCOPE_KEY", "GatewayContext", "first_headers", "relative_path"]
+__all__ = ["ACTING", "SCOPE_KEY", "GatewayContext", "first_headers", "relative_path"]
 
 SCOPE_KEY = "llmgate"
+ACTING = "llmgate.principal"
+"""Where code of this very process says for whom it calls. No request from outside can."""
 
 
 class GatewayContext:

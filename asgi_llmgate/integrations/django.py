@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from asgi_llmgate.acting import host_request
 from asgi_llmgate.cache import Cache
 from asgi_llmgate.errors import BackendError
 
@@ -24,7 +25,8 @@ def mount(application: ASGIApp, prefix: str, gate: ASGIApp) -> ASGIApp:
         application = mount(get_asgi_application(), "/llm", LLMGate(...))
 
     Django raises on lifespan events, so they end here: the gateway needs none, and starting and
-    stopping it is offered to servers that send them.
+    stopping it is offered to servers that send them. Views that call models through
+    `gate.http_client()` do so for whoever made their request.
     """
     if not prefix.startswith("/") or prefix.endswith("/"):
         raise ValueError("the prefix starts with a slash and does not end with one")
@@ -38,7 +40,8 @@ def mount(application: ASGIApp, prefix: str, gate: ASGIApp) -> ASGIApp:
             inner = {**scope, "root_path": scope.get("root_path", "") + prefix}
             await gate(inner, receive, send)
             return
-        await application(scope, receive, send)
+        with host_request(scope):
+            await application(scope, receive, send)
 
     return mounted
 

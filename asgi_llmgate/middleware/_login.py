@@ -83,6 +83,10 @@ class HostLogin:
             "have the operator allow this Origin."
         )
 
+    async def ask(self, scope: Scope) -> Principal | None:
+        """Return who is logged in, by all that a request of the host says."""
+        return await self._ask(scope)
+
     async def _ask(self, scope: Scope) -> Principal | None:
         # Imported here, for it brings form parsers and takes longer to import than all of ours.
         from starlette.requests import HTTPConnection

@@ -8,7 +8,7 @@ from typing import Literal
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asgi_llmgate.context import GatewayContext
+from asgi_llmgate.context import ACTING, GatewayContext
 from asgi_llmgate.core.credentials import (
     Credentials,
     StaticKeys,
@@ -20,10 +20,15 @@ from asgi_llmgate.core.credentials import (
 )
 from asgi_llmgate.core.derive import Label, derive
 from asgi_llmgate.core.routes import find_route
-from asgi_llmgate.errors import AuthenticationError, ConfigurationError, InvalidRequestError
+from asgi_llmgate.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    InvalidRequestError,
+    OverloadedError,
+)
 from asgi_llmgate.middleware._base import GatewayMiddleware
 from asgi_llmgate.middleware._grants import TargetsOf, check_grants
-from asgi_llmgate.middleware._keyring import Keyring
+from asgi_llmgate.middleware._keyring import Keyring, unavailable
 from asgi_llmgate.middleware._login import HostLogin
 from asgi_llmgate.protocols import Authenticate, KeyStore
 from asgi_llmgate.types import CallerKey, Dialect, Principal, PrincipalKind, Route, Secret
@@ -121,15 +126,19 @@ class AuthMiddleware(GatewayMiddleware):
     async def handle(
         self, context: GatewayContext, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        is_blind = False
         if self.keyring is not None:
-            await self.keyring.refresh()
+            try:
+                await self.keyring.refresh()
+            except OverloadedError:
+                is_blind = True  # Static keys and logins need no store.
         found = find_credentials(
             context.headers,
             scope.get("query_string", b""),
             context.route.dialect,
             ignored=self._login_headers,
         )
-        principal, context.caller_key = await self._identify(context, scope, found)
+        principal, context.caller_key = await self._identify(context, scope, found, is_blind)
         context.principal = principal
         if principal is not None and principal.grants is not None:
             await check_grants(principal.grants, context, self._targets)
@@ -137,9 +146,16 @@ class AuthMiddleware(GatewayMiddleware):
         await self.app(scope, receive, send)
 
     async def _identify(
-        self, context: GatewayContext, scope: Scope, found: Credentials
+        self, context: GatewayContext, scope: Scope, found: Credentials, is_blind: bool
     ) -> tuple[Principal | None, CallerKey | None]:
-        """Return who calls, and with which provider key of his own."""
+        """Return who calls, and with which provider key of his own.
+
+        Args:
+            is_blind: Nobody knows which virtual keys there are.
+        """
+        acting: Principal | None = scope.get(ACTING)
+        if acting is not None:
+            return acting, None
         is_ours = self._is_ours
         ours = [key for key in (*found.own, *found.others) if is_ours(key)]
         # The key of another dialect's header counts if there is none in the caller's.
@@ -147,6 +163,8 @@ class AuthMiddleware(GatewayMiddleware):
             key for key in found.others if key not in ours
         ]
 
+        if is_blind and theirs:
+            raise unavailable()  # One of them may be a key that was imported here.
         if found.explicit is not None:
             principal = await self._holder(found.explicit.reveal())
             if principal is not None:
@@ -170,6 +188,8 @@ class AuthMiddleware(GatewayMiddleware):
                 raise AuthenticationError("This key has the form of a gateway key, but is not one.")
             return principal, _only(theirs)
 
+        if is_blind:
+            raise unavailable()
         if self.is_required:
             raise AuthenticationError(self._remedy(context, sent_key=bool(theirs)))
         if (key := _only(theirs)) is None:
