@@ -13,7 +13,7 @@ from asgi_llmgate.core.json import MAX_DEPTH, JSONError, dumps, loads, repeats_k
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers()
+    | st.integers(-(2**63), 2**64 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
