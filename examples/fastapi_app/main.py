@@ -1,0 +1,46 @@
+"""The shop with models: what was added is all in this file."""
+
+from openai import AsyncOpenAI
+from shop import SECRET, User, app
+
+from asgi_llmgate import LLMGate, RoutePolicy
+from asgi_llmgate.auth import HostRequestMiddleware, jwt
+
+gate = LLMGate(
+    authenticate=jwt(secret=SECRET, audience="shop", tenant="shop"),
+    policies=[
+        # Customers may chat, with the small models; each call is somebody's.
+        RoutePolicy(
+            "/v1/chat/completions",
+            methods=["POST"],
+            identity="require",
+            models=["gpt-4o-mini", "gpt-4.1-*"],
+            default={"Property-Feature": "chat"},
+        ),
+        # Nothing of what is searched for is kept.
+        RoutePolicy(
+            "/v1/embeddings",
+            methods=["POST"],
+            identity="require",
+            force={"Omit-Request": True, "Property-Feature": "search"},
+        ),
+        # All other routes are closed.
+        RoutePolicy("*", providers=[]),
+    ],
+)
+
+app.mount("/llm", gate)
+app.add_middleware(HostRequestMiddleware)
+
+models = AsyncOpenAI(api_key="-", http_client=gate.http_client())
+
+
+@app.post("/recommend")
+async def recommend(user: User, about: str) -> dict[str, str | None]:
+    """Call a model from a view: through the gateway, without a socket, for who is logged in."""
+    answer = await models.chat.completions.create(
+        model="gpt-4o-mini",
+        messages=[{"role": "user", "content": f"Recommend something about {about}."}],
+        extra_headers={"LLMGate-Property-Feature": "recommend"},
+    )
+    return {"for": user, "text": answer.choices[0].message.content}
