@@ -67,6 +67,8 @@ class _Answer:
     provider: str | None
     model: str | None
     error_code: str | None
+    is_spent: bool
+    """It would have been another one's turn, if there were one."""
 
 
 class Attempts:
@@ -134,8 +136,7 @@ class Attempts:
             is_refusal = held.gate.status is not None and held.gate.status >= 400
             if is_refusal:
                 context.attempts[held.number] = given._replace(reason=None)
-            is_spent = is_refusal and given.reason is not None
-            await held.gate.release(SPENT if is_spent else None)
+            await held.gate.release(SPENT if is_refusal and held.is_spent else None)
             return
         context.attempt = None
         if self._error is not None:
@@ -237,7 +238,7 @@ class Attempts:
         if gate.is_open and gate.started:
             self._committed = True
         elif gate.started and outcome.reason not in (Reason.STALLED, Reason.AUTH):
-            self._hold(step, gate)
+            self._hold(step, gate, is_spent=member.leg.moves.allows(outcome))
         return outcome
 
     def _prepare(self, step: Attempt, member: Member) -> None:
@@ -306,7 +307,7 @@ class Attempts:
             watch.stop()
         return True
 
-    def _hold(self, step: Attempt, gate: ResponseGate) -> None:
+    def _hold(self, step: Attempt, gate: ResponseGate, *, is_spent: bool) -> None:
         context = self._context
         self._held = _Answer(
             gate,
@@ -315,6 +316,7 @@ class Attempts:
             context.target_provider,
             context.target_model,
             context.error_code,
+            is_spent,
         )
 
     def _passed_over(self, member: Member, place: Place, reason: str) -> Outcome:

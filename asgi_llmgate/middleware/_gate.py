@@ -93,7 +93,8 @@ class ResponseGate:
             await self._open()
 
     async def release(self, extra: list[tuple[bytes, bytes]] | None = None) -> None:
-        """Send what is held, with `extra` headers."""
+        """Send what is held, with `extra` headers, when the attempt is over."""
+        self._timer = None
         if extra and self._held:
             start = self._held[0]
             self._held[0] = {**start, "headers": [*start.get("headers", ()), *extra]}
