@@ -26,7 +26,7 @@ from asgi_llmgate.middleware._strangers import Strangers
 from asgi_llmgate.protocols import KeyStore
 from asgi_llmgate.types import KeySecret, Principal
 
-__all__ = ["Keyring"]
+__all__ = ["Keyring", "unavailable"]
 
 logger = logging.getLogger("asgi_llmgate.auth")
 
@@ -170,6 +170,7 @@ class Keyring:
         return key.principal
 
     async def _look_up(self, token: str, digest: bytes) -> KnownKey | None:
+        self._must_have_started()
         handle = kid_in(token)
         if handle is None and (token.startswith("lg_") or not self.may_be(token)):
             return None  # Made up or cut off: the store need not be asked.
@@ -178,7 +179,7 @@ class Keyring:
             return None
         is_down = self._failed_at is not None and now - self._failed_at < 1
         if is_down or (digest not in self._known and not self._strangers.may_be_asked_for(now)):
-            raise _unavailable()
+            raise unavailable()
         task = _alive(self._look_ups.get(digest))
         if task is None:
             # One for all calls that come with this key at the moment.
@@ -192,7 +193,7 @@ class Keyring:
             entry = self._known.get(digest)
             if entry is not None and self._holds(entry):
                 return entry.key
-            raise _unavailable() from None
+            raise unavailable() from None
 
     def _forget(self, digest: bytes, task: asyncio.Task[KnownKey | None]) -> None:
         if self._look_ups.get(digest) is task:
@@ -270,7 +271,7 @@ class Keyring:
 
     def _must_have_started(self) -> None:
         if self._version is None:
-            raise _unavailable()
+            raise unavailable()
 
 
 def _alive(task: asyncio.Task[T] | None) -> asyncio.Task[T] | None:
@@ -289,5 +290,6 @@ def _remember(memory: dict[bytes, K], digest: bytes, value: K, most: int) -> Non
         del memory[next(iter(memory))]
 
 
-def _unavailable() -> OverloadedError:
+def unavailable() -> OverloadedError:
+    """Return what callers are told whom nobody can tell from strangers."""
     return OverloadedError("Authentication is unavailable. Try again later.", retry_after_s=1)

@@ -13,7 +13,9 @@ import pytest
 from pydantic import SecretStr
 
 from asgi_llmgate.api.models import ImportedKey, NewKey, NewProviderKey
+from asgi_llmgate.backends.cache_memory import MemoryCacheStore
 from asgi_llmgate.backends.memory import MemoryLogSink
+from asgi_llmgate.core.virtual_keys import mint
 from asgi_llmgate.gateway import LLMGate
 from asgi_llmgate.types import KeyScope
 from tests.asgi import CHAT, Exchange, call
@@ -236,6 +238,7 @@ async def test_the_cache_answers_no_key_that_may_not_ask(make_gate: MakeGate) ->
     gate = make_gate(
         cache={"enabled": True}, providers={"openai": {"api_key": POOLED}}, secret_key=OLD
     )
+    gate._given_cache_store = MemoryCacheStore()
     wide = await make(gate, tenant="acme")
     narrow = await make(gate, tenant="acme", models=["o3"])
     first, second = [await call(gate, key=wide) for _ in range(2)]
@@ -406,6 +409,33 @@ async def test_a_data_folder_can_be_moved_with_its_secret(
 
     assert (await call(second, key=token)).status == 200
     await second.aclose()
+
+
+async def test_a_gateway_starts_without_its_store_and_lets_in_whom_it_needs_no_store_for(
+    make_gate: MakeGate, tmp_path: Path, upstream: StubUpstream
+) -> None:
+    gate = make_gate(
+        database_url=f"postgresql://me@/x?host={tmp_path}",
+        secret_key=OLD,
+        keys={"house": "house-key-0123456789"},
+        providers={"openai": {"api_key": POOLED}},
+    )
+    await gate.startup()
+    alive = await call(gate, b"", path="/healthz", method="GET")
+    static = await call(gate, key="house-key-0123456789")
+    house = {"LLMGate-Auth": "house-key-0123456789"}
+    refused = [
+        await call(gate),
+        await call(gate, key=mint("0000000000", bytes(32))),
+        await call(gate, key=HELICONE),
+        await call(gate, headers={"Helicone-Auth": HELICONE}),
+        await call(gate, key=HELICONE, headers=house),  # may be imported, so sent to nobody
+    ]
+    await gate.aclose()
+
+    assert (alive.status, static.status) == (200, 200)
+    assert [exchange.status for exchange in refused] == [503] * 5
+    assert sent_keys(upstream) == [POOLED]
 
 
 async def test_scopes_of_keys_are_those_of_the_type() -> None:
