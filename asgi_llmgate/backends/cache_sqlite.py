@@ -45,6 +45,7 @@ MAX_WAITING_BYTES = 64 * 1024 * 1024
 # Long enough to gather a few answers, short enough that other workers find them.
 GATHER_S = 0.005
 UPKEEP_EVERY_S = 60.0
+BUSY_PAUSES_S = (0.0, 0.001, 0.002, 0.005)
 # Where the file is full, so much goes at once, oldest first.
 TRIM_TO = 0.9
 
@@ -117,7 +118,7 @@ class SqliteCacheStore:
     def _start_empty(self) -> None:
         self._reader: apsw.Connection | None = None
         self._leases: apsw.Connection | None = None
-        self._lease_writer: apsw.Connection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: apsw.Connection | None = None
         self._inode: int | None = None
         self._base = 0
@@ -194,16 +195,23 @@ class SqliteCacheStore:
 
     async def acquire(self, key: CacheKey, holder: str, *, ttl_s: float) -> bool:
         await self._reading()
-        leases = self._leases
-        assert leases is not None
-        now_us = self._clock_us()
-        try:
-            if (released := self._released.pop(key, None)) is not None:
-                leases.execute(RELEASE, (key, released))
-            leases.execute(ACQUIRE, (key, holder, now_us + int(ttl_s * 1e6), now_us))
-            return leases.changes() > 0
-        except apsw.Error as error:
-            raise failure(error) from error
+        self._loop = asyncio.get_running_loop()
+        for pause_s in BUSY_PAUSES_S:
+            leases = self._leases
+            if leases is None:
+                raise BackendError("the cache was closed")
+            now_us = self._clock_us()
+            try:
+                if (released := self._released.pop(key, None)) is not None:
+                    leases.execute(RELEASE, (key, released))
+                leases.execute(ACQUIRE, (key, holder, now_us + int(ttl_s * 1e6), now_us))
+                return leases.changes() > 0
+            except apsw.BusyError:
+                # Another process writes its row, which takes it some microseconds.
+                await asyncio.sleep(pause_s)
+            except apsw.Error as error:
+                raise failure(error) from error
+        raise BackendError("leases are busy")
 
     async def release(self, key: CacheKey, holder: str) -> None:
         # After the answer is there for others: who gets the lease next looks for it first.
@@ -299,28 +307,26 @@ class SqliteCacheStore:
             leases.execute("DELETE FROM leases WHERE until_us < ?", (self._clock_us(),))
             leases.wal_autocheckpoint(1000)
             leases.set_busy_timeout(0)
-            lease_writer = connect(self.folder / LEASE_FILE)
-            lease_writer.pragma("synchronous", "off")
         except BaseException:
             writer.close()
             raise
         self._base = base
         self._inode = _inode(self._path)
-        self._lease_writer = lease_writer
         self._writer, self._leases, self._reader = writer, leases, reader
         return writer
 
     def _disconnect(self) -> None:
-        for connection in (self._writer, self._reader, self._leases, self._lease_writer):
+        for connection in (self._writer, self._reader, self._leases):
             if connection is not None:
                 connection.close()
-        self._writer = self._reader = self._leases = self._lease_writer = None
+        self._writer = self._reader = self._leases = None
 
     def _work(self) -> float | None:
         try:
             released = dict(self._released)
             self._with_writer(self._write_waiting)
-            self._with_writer(lambda _: self._release(released))
+            if released and self._loop is not None and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._release, released)
             if time.monotonic() >= self._upkeep_at_s:
                 self._upkeep_at_s = time.monotonic() + UPKEEP_EVERY_S
                 self._with_writer(self._tidy)
@@ -352,12 +358,15 @@ class SqliteCacheStore:
             self._waiting_bytes = sum(len(row[0]) for row in self._waiting.values())
 
     def _release(self, released: dict[CacheKey, str]) -> None:
-        leases = self._lease_writer
-        assert leases is not None
+        """Give leases back, on the event loop; what fails expires."""
         for key, holder in released.items():
-            leases.execute(RELEASE, (key, holder))
-            if self._released.get(key) == holder:
-                self._released.pop(key, None)
+            if self._leases is None or self._released.get(key) != holder:
+                continue
+            del self._released[key]
+            try:
+                self._leases.execute(RELEASE, (key, holder))
+            except apsw.Error:
+                return
 
     def _tidy(self, writer: apsw.Connection) -> None:
         """Remove what has expired, and the oldest while the file is too large."""
@@ -376,7 +385,7 @@ class SqliteCacheStore:
 
     def _after_fork(self) -> None:
         # Closing what a child inherited would take the parent's locks away.
-        _KEPT_FOREVER.extend((self._writer, self._reader, self._leases, self._lease_writer))
+        _KEPT_FOREVER.extend((self._writer, self._reader, self._leases))
         self._start_empty()
 
 
