@@ -212,7 +212,8 @@ def tell_chat(answer: Mapping[str, Any], *, with_usage: bool) -> bytes | None:
         index, message = choice.get("index", 0), choice["message"]
         if any(message.get(name) for name in _UNTELLABLE):
             return None
-        tell(index, {"role": message.get("role", "assistant"), "content": ""})
+        empty = None if message.get("content") is None else ""
+        tell(index, {"role": message.get("role", "assistant"), "content": empty})
         logprobs = choice.get("logprobs")
         # One delta per field, thoughts first, as a model writes them.
         for name in ("reasoning_content", "reasoning"):
