@@ -104,6 +104,8 @@ class Health:
         self.budgets: dict[str, RetryBudget] = {}
         self.outbox: deque[Heard] = deque(maxlen=MAX_PLACES)
         self.inbox: deque[Heard | Granted] = deque()
+        self.on_use: Callable[[], None] | None = None
+        """Called with every call, for whoever keeps it in step with other processes."""
         self._granted: dict[Place, float] = {}
 
     def admit(self, place: Place, now_s: float) -> Ticket | None:
@@ -150,7 +152,7 @@ class Health:
         """Use a key no longer; False if it is out already."""
         place = Place(provider, key, WHOLE_KEY)
         breaker = self.breakers.get(place) or self._made(place)
-        if breaker.state is State.OPEN:
+        if breaker.state is State.OPEN and now_s < breaker.until_s:
             return False
         breaker.trip(now_s, roll, open_s=KEY_OUT_S)
         self._changed(place, breaker, reason)

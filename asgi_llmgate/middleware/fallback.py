@@ -135,6 +135,8 @@ class FallbackMiddleware(GatewayMiddleware):
                 chain_of(route, route.model, context.directives, self.registry)
             await self.app(scope, receive, send)
             return
+        if self.health.on_use is not None:
+            self.health.on_use()
         request = await context.body.json()
         model = route.model
         if model is None and isinstance(request.get("model"), str):
