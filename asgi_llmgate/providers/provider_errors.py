@@ -188,7 +188,7 @@ def incomplete_stream() -> ProviderError:
         status=502,
         type="server",
         message="The provider ended the stream before it was complete.",
-        code="upstream_incomplete",
+        code="upstream_connect",
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from asgi_llmgate.providers._parts import annotations_of
 from asgi_llmgate.providers._sse import named_event
 from asgi_llmgate.providers.inner import Call, Inner
-from asgi_llmgate.providers.provider_errors import ProviderError
+from asgi_llmgate.providers.provider_errors import ProviderError, openai_error
 from asgi_llmgate.providers.responses_items import (
     call_item,
     envelope,
@@ -96,7 +96,10 @@ class ResponsesStreamEncoder:
     def error(self, error: ProviderError) -> bytes:
         out = b"" if self._head is not None else self._start({})
         code = error.code or error.type
-        out += self._event("error", code=code, message=error.message, param=error.param)
+        # `error` is what the SDKs raise for; the rest is the event as the API defines it.
+        out += self._event(
+            "error", code=code, message=error.message, param=error.param, **openai_error(error)
+        )
         failure = {"status": "failed", "error": {"code": code, "message": error.message}}
         return out + self._event("response.failed", response=self._whole(failure))
 

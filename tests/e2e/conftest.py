@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.e2e import speakers
 from tests.e2e.keys import ADMIN_TOKEN, GATEWAY_KEY, POOLED_ANTHROPIC_KEY, POOLED_KEY
 from tests.provider import Provider
 from tests.servers import Gateway, all_at, running_gateway
@@ -140,3 +141,25 @@ def keyed(provider_server: Provider, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture
 def keyed_calls(keyed: Gateway) -> Calls:
     return Calls(keyed)
+
+
+@pytest.fixture(scope="session")
+def matrix(
+    provider_server: Provider, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway with one provider of each format."""
+    env = speakers.settings(provider_server.url)
+    with running_gateway(tmp_path_factory.mktemp("matrix"), env) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def speaking(provider: Provider) -> Provider:
+    """Our own provider, speaking whatever format it is asked in."""
+    provider.default = speakers.speak
+    return provider
+
+
+@pytest.fixture
+def recorded(matrix: Gateway) -> Calls:
+    return Calls(matrix)

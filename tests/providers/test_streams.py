@@ -130,7 +130,7 @@ def test_a_stream_that_breaks_off_ends_in_the_dialects_error(
 
     assert not stream.complete
     assert stream.failed is not None
-    assert stream.failed.code == "upstream_incomplete"
+    assert stream.failed.code == "upstream_connect"
     payloads = [payload for _, payload in sdk.payloads(end)]
     error = next(p for p in payloads if "error" in p or p.get("type") == "error")
     assert "ended the stream before it was complete" in json.dumps(error)
