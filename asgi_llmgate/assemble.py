@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable, Mapping
 from datetime import tzinfo
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from asgi_llmgate.backends.limits_shared import SharedLimitStore, SharedMeters
+from asgi_llmgate.backends.webhook import Webhooks
 from asgi_llmgate.cache import Cache
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.control import Control
@@ -20,7 +23,7 @@ from asgi_llmgate.core.targets import resolve_targets
 from asgi_llmgate.errors import ConfigurationError
 from asgi_llmgate.keyfile import secret_keys
 from asgi_llmgate.pricing import Prices
-from asgi_llmgate.protocols import CacheStore, LimitStore, Timeouts
+from asgi_llmgate.protocols import CacheStore, Timeouts
 from asgi_llmgate.providers.registry import ProviderOverride, load_registry
 from asgi_llmgate.resilience import aliases_of
 from asgi_llmgate.settings import Settings
@@ -44,6 +47,7 @@ __all__ = [
     "secrets_of",
     "targets_of",
     "timeouts_of",
+    "webhooks_of",
 ]
 
 
@@ -120,14 +124,12 @@ def limit_store_of(
     settings: Settings,
     count: Callable[..., None] | None = None,
     environment: Mapping[str, str] = os.environ,
-) -> LimitStore:
+) -> SharedLimitStore:
     """Return where limits are counted: Redis if there is one, else the data folder.
 
     Raises:
         ConfigurationError: the driver is not installed.
     """
-    from asgi_llmgate.backends.limits_shared import SharedLimitStore, SharedMeters
-
     url = settings.redis_url
     meters: SharedMeters
     try:
@@ -153,6 +155,22 @@ def limit_store_of(
         named = environment.get("WEB_CONCURRENCY", "")
         workers = int(named) if named.isdecimal() and int(named) else 1
     return SharedLimitStore(meters, workers=workers, count=count)
+
+
+def webhooks_of(settings: Settings) -> Webhooks:
+    given = settings.limits.webhook_secret
+    if given is None:
+        secret = derive(secrets_of(settings)[0], Label.WEBHOOKS)
+    else:
+        text = given.get_secret_value().removeprefix("whsec_")
+        try:
+            secret = base64.b64decode(text, validate=True)
+        except ValueError:
+            raise ConfigurationError(
+                "limits.webhook_secret is not base64.\n"
+                "HINT: write `whsec_` and 24 to 64 bytes in base64."
+            ) from None
+    return Webhooks(secret, allowed_hosts=frozenset(settings.limits.webhook_hosts))
 
 
 def limits_of(settings: Settings) -> tuple[list[Policy], list[Budget], tzinfo]:

@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from asgi_llmgate._version import __version__
+from asgi_llmgate.cli_budgets import app_budgets
 from asgi_llmgate.cli_cache import app_cache
 from asgi_llmgate.cli_doctor import run_checks
 from asgi_llmgate.cli_keys import app_keys, app_provider_keys
 from asgi_llmgate.cli_logs import app_logs, stats
 from asgi_llmgate.cli_policy import app_policy
+from asgi_llmgate.cli_upstreams import upstreams
 from asgi_llmgate.errors import ConfigurationError
 from asgi_llmgate.settings import Settings, load_settings
 
@@ -28,12 +30,14 @@ cli = typer.Typer(
 )
 config = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
 cli.add_typer(config, name="config")
+cli.add_typer(app_budgets, name="budgets")
 cli.add_typer(app_cache, name="cache")
 cli.add_typer(app_keys, name="keys")
 cli.add_typer(app_logs, name="logs")
 cli.add_typer(app_policy, name="policy")
 cli.add_typer(app_provider_keys, name="provider-keys")
 cli.command()(stats)
+cli.command()(upstreams)
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.")]

@@ -31,6 +31,7 @@ def run_checks(settings: Settings) -> list[Check]:
         *upstream_client(settings),
         *keys(settings),
         *control_store(settings),
+        *limits(settings),
         *unpriced_models(settings),
         *not_built(settings),
     ]
@@ -146,6 +147,30 @@ def control_store(settings: Settings) -> Iterator[Check]:
         )
 
 
+def limits(settings: Settings) -> Iterator[Check]:
+    """Is the store of the limits there, and is anything limited?"""
+    from asgi_llmgate.assemble import limit_store_of, limits_of
+
+    rates, own, _ = limits_of(settings)
+
+    async def stored() -> int:
+        store = limit_store_of(settings)
+        try:
+            return len(await store.meters.load_budgets())
+        finally:
+            await store.aclose()
+
+    where = "Redis" if settings.redis_url is not None else "SQLite in the data folder"
+    try:
+        number = len(own) + asyncio.run(stored())
+    except (BackendError, ConfigurationError) as error:
+        yield Check(
+            "fail", "limits", f"{where}: {error}; every worker keeps its share of each limit"
+        )
+    else:
+        yield Check("ok", "limits", f"{where}; {len(rates)} rates, {number} budgets")
+
+
 def unpriced_models(settings: Settings) -> Iterator[Check]:
     from asgi_llmgate.backends.journal_reader import JournalReader
 
@@ -164,6 +189,6 @@ def unpriced_models(settings: Settings) -> Iterator[Check]:
 
 def not_built(settings: Settings) -> Iterator[Check]:
     """Settings that are read but whose part does not exist yet do nothing, which must be said."""
-    for name in ("redis_url", "clickhouse_url"):
+    for name in ("clickhouse_url",):
         if getattr(settings, name) is not None:
             yield Check("warn", name, "is set, but nothing uses it yet: all state is in SQLite")

@@ -26,10 +26,12 @@ from starlette.types import Receive, Scope, Send
 from asgi_llmgate._asgi.lifespan import on_sigterm, serve_lifespan
 from asgi_llmgate._asgi.respond import send_plain_error
 from asgi_llmgate.acting import acting_principal
+from asgi_llmgate.api.budgets import budget_routes
 from asgi_llmgate.api.cache import cache_routes
 from asgi_llmgate.api.keys import key_routes
 from asgi_llmgate.api.operations import Operations
 from asgi_llmgate.api.router import API_PREFIX, AdminApi, AdminRoute
+from asgi_llmgate.api.upstreams import upstream_routes
 from asgi_llmgate.assemble import (
     cache_policy_of,
     cache_secret_of,
@@ -43,8 +45,11 @@ from asgi_llmgate.assemble import (
     secrets_of,
     targets_of,
     timeouts_of,
+    webhooks_of,
 )
 from asgi_llmgate.backends.metrics import Metrics
+from asgi_llmgate.backends.upstreams_sqlite import SharedHealth
+from asgi_llmgate.budgets import BudgetAlerts, Budgets
 from asgi_llmgate.cache import Cache
 from asgi_llmgate.client.in_process import in_process_client
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext, first_headers, relative_path
@@ -157,7 +162,11 @@ class LLMGate:
     @cached_property
     def health(self) -> Health:
         """What is known about upstreams: who fails, whose key is refused, who is slow."""
-        return health_of(self.settings, is_shared=False, count=self.metrics.count)
+        health = health_of(self.settings, is_shared=True, count=self.metrics.count)
+        self._shared_health = SharedHealth(health, self.settings.data_dir)
+        health.on_use = self._shared_health.wake
+        self.metrics.watch_gauge("llmgate_breakers_open", lambda: float(len(health.troubles())))
+        return health
 
     @cached_property
     def _cache_store(self) -> CacheStore:
@@ -209,6 +218,13 @@ class LLMGate:
             max_bytes=settings.cache.max_answer_bytes,
         )
         rates, budgets, zone = limits_of(settings)
+        self._alerts = BudgetAlerts(
+            self._limit_store,
+            lambda: (*budgets, *(self._limit_store.budgets() or ())),
+            webhooks_of(settings).post,
+            url=settings.limits.webhook,
+        )
+        self._limit_store.on_spent = self._alerts.on_spent
         limiting = LimitsMiddleware(
             cache,
             store=self._limit_store,
@@ -288,6 +304,12 @@ class LLMGate:
         routes: list[AdminRoute] = []
         routes += key_routes(self.control, lambda: routes)
         routes += cache_routes(lambda: self.cache)
+        routes += upstream_routes(lambda: self._registry, settings.data_dir)
+        _, own, zone = limits_of(settings)
+        routes += budget_routes(
+            lambda: Budgets(self._limit_store, own, zone),
+            frozenset(settings.limits.webhook_hosts),
+        )
         token = admin_token(given, settings.data_dir)
         return AdminApi(routes, token=token, keyring=self._auth.keyring)
 
@@ -399,9 +421,14 @@ class LLMGate:
         if "_cache_store" in made and self._given_cache_store is None:
             await self._cache_store.aclose()
             del made["_cache_store"]
+        if "_alerts" in made:
+            await self._alerts.aclose()
         if "_limit_store" in made and self._given_limit_store is None:
             await self._limit_store.aclose()
             del made["_limit_store"]
+        if "health" in made:
+            await asyncio.to_thread(self._shared_health.close)
+            del made["health"]
         if "metrics" in made:
             await asyncio.to_thread(self.metrics.close)
             del made["metrics"]

@@ -310,6 +310,8 @@ class LimitSettings(Section):
     """Where to post that a budget reached its soft threshold."""
     webhook_secret: SecretStr | None = None
     """Signs them, `whsec_` and base64; defaults to one derived from the secret key."""
+    webhook_hosts: CommaList = []
+    """Hosts of one's own that webhooks may go to though they are private or without TLS."""
     max_body_bytes: int = Field(32 * MIB, gt=0)
     max_upload_bytes: int = Field(512 * MIB, gt=0)
     max_header_bytes: int = Field(32 * 1024, gt=0)

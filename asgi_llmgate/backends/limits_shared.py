@@ -154,10 +154,12 @@ class SharedLimitStore:
         if hold.purses is None:
             self._settle_alone(hold, spent)
             return
+        is_urgent = False
         for (meter, amount, _), purse, took in zip(hold.claims, hold.purses, spent, strict=True):
             purse.settle(amount, took)
             self._changed[meter.key] = purse
-        self._arm()
+            is_urgent = is_urgent or (purse.owes and meter.kind is Kind.BUDGET)
+        self._arm(0 if is_urgent else POST_EVERY_S)
 
     def budgets(self) -> Sequence[Budget] | None:
         known = self._budgets
@@ -343,13 +345,17 @@ class SharedLimitStore:
                 self._changed[claim.meter.key] = purse
         self._arm()
 
-    def _arm(self) -> None:
+    def _arm(self, pause_s: float = POST_EVERY_S) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._timer = loop, None
-        if self._timer is None:
-            pause_s = PROBE_EVERY_S if self._is_down else POST_EVERY_S
-            self._timer = loop.call_later(pause_s, self._tick)
+        if self._is_down:
+            pause_s = PROBE_EVERY_S
+        if self._timer is not None:
+            if pause_s or self._is_down:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(pause_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None

@@ -39,6 +39,8 @@ COUNTERS = "counter:"
 """What precedes the name of a counter in the name of its family of sums."""
 
 HELP = {
+    "llmgate_limited_total": "Calls refused because a limit or a budget was reached.",
+    "llmgate_limits_degraded_total": "Calls decided without the store of the limits.",
     "llmgate_log_dropped_total": "Call records that could not be kept.",
     "llmgate_log_queue_length": "Call records that wait to be written.",
 }

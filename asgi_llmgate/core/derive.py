@@ -25,6 +25,8 @@ class Label(StrEnum):
     """Keys and codes of cache entries."""
     PROVIDER_KEYS = "provider-keys"
     """Envelopes around the operator's provider keys."""
+    WEBHOOKS = "webhooks"
+    """Signatures of what is posted."""
     KEY_NAME = "secret-id"
     """The name under which records say which secret they depend on."""
 

@@ -15,6 +15,8 @@ __all__ = ["Permission", "permissions_of"]
 
 
 class Permission(StrEnum):
+    BUDGETS_READ = "budgets:read"
+    BUDGETS_WRITE = "budgets:write"
     CACHE_READ = "cache:read"
     CACHE_WRITE = "cache:write"
     DOCS_READ = "docs:read"
@@ -23,12 +25,14 @@ class Permission(StrEnum):
     PROVIDER_KEYS_READ = "provider_keys:read"
     PROVIDER_KEYS_WRITE = "provider_keys:write"
     SELF_READ = "self:read"
+    LOG_INGEST = "log:ingest"
+    UPSTREAMS_READ = "upstreams:read"
 
 
 # What is not named here needs the admin token.
 _BY_SCOPE: dict[KeyScope, frozenset[Permission]] = {
     KeyScope.CALL: frozenset({Permission.SELF_READ}),
-    KeyScope.INGEST: frozenset({Permission.SELF_READ}),
+    KeyScope.INGEST: frozenset({Permission.SELF_READ, Permission.LOG_INGEST}),
     KeyScope.READ: frozenset({Permission.SELF_READ, Permission.DOCS_READ}),
 }
 

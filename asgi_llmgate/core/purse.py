@@ -71,6 +71,11 @@ class Purse:
         return self.leased - self.held - self.spent
 
     @property
+    def owes(self) -> bool:
+        """More was spent than was reserved, and the store does not know yet."""
+        return self.free + self.drawing < 0
+
+    @property
     def chunk(self) -> int:
         """How much to lease beyond what is needed now."""
         meter = self.meter
@@ -82,7 +87,8 @@ class Purse:
 
     def reserve(self, amount: int, needed: int, now_ns: int) -> int:
         """Hold `amount`, though it may not be there; return what has to be drawn for it."""
-        missing = max(0, needed - max(0, self.free))
+        # What others are waiting for is theirs; what was spent too much has to be covered first.
+        missing = max(0, needed - self.free - self.drawing)
         self.held += amount
         self.drawing += missing
         self.used_at_ns = now_ns

@@ -1,0 +1,255 @@
+"""Limits within the whole stack, the admin API, and the command."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from asgi_llmgate.backends.memory import MemoryLogSink
+from asgi_llmgate.cli import cli
+from asgi_llmgate.core.price import FlatPrice
+from asgi_llmgate.gateway import LLMGate
+from asgi_llmgate.keyfile import admin_token
+from asgi_llmgate.settings import load_settings
+from asgi_llmgate.types import Usage
+from tests import wire
+from tests.asgi import CHAT, Exchange, call
+from tests.gateway.conftest import MakeGate, log, make_gate, upstream
+from tests.stub_upstream import SSE, Reply, StubUpstream
+
+__all__ = ["log", "make_gate", "upstream"]
+
+CENT = 10_000_000
+
+
+def price(provider: str, model: str, usage: Usage) -> int:
+    """A call of `tests/wire.py` has 1,200 tokens and costs 12 cents."""
+    return FlatPrice(1, input=CENT // 100, output=CENT // 100).cost_nanousd(usage)
+
+
+async def admin(gate: LLMGate, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    return await call(
+        gate,
+        b"" if body is None else body,
+        path=f"/llmgate/api/v1{path}",
+        method=method,
+        key=admin_token(None, gate.settings.data_dir),
+    )
+
+
+async def small(gate: LLMGate, **headers: str) -> Exchange:
+    return await call(gate, {**CHAT, "max_tokens": 1}, key="sk-x", headers=headers)
+
+
+async def test_settings_limit_every_tenant_by_itself(
+    make_gate: MakeGate, log: MemoryLogSink
+) -> None:
+    gate = make_gate(limits={"rates": [{"policy": "2;w=3600"}]})
+    mine = [(await call(gate, CHAT, key="sk-x")).status for _ in range(3)]
+    theirs = await call(gate, CHAT, key="sk-y")
+    await gate.aclose()
+
+    assert mine == [200, 200, 429]
+    assert theirs.status == 200
+    assert [record.error_code for record in log.records] == [None, None, "rate_limited", None]
+
+
+async def test_limits_survive_the_process(make_gate: MakeGate) -> None:
+    gate = make_gate(limits={"rates": "1;w=3600"})
+    await call(gate, CHAT, key="sk-x")
+    await gate.aclose()
+    again = make_gate(limits={"rates": "1;w=3600"})
+    refused = await call(again, CHAT, key="sk-x")
+    await again.aclose()
+
+    assert refused.status == 429
+
+
+async def test_rates_of_a_route_of_models_or_of_keys_are_only_theirs(make_gate: MakeGate) -> None:
+    gate = make_gate(limits={"rates": [{"policy": "1;w=3600", "models": ["gpt-4*"]}]})
+    statuses = [
+        (await call(gate, {**CHAT, "model": model}, key="sk-x")).status
+        for model in ("gpt-4o", "gpt-4.1", "o3")
+    ]
+    await gate.aclose()
+
+    assert statuses == [200, 429, 200]
+
+
+async def test_a_stored_budget_stops_calls_and_is_listed_and_reset(make_gate: MakeGate) -> None:
+    gate = make_gate(price=price)
+    made = await admin(
+        gate, "PUT", "/budgets/team", {"per": "team", "limit_usd": "0.20", "period": "day"}
+    )
+    team = {"LLMGate-Property-Team": "search"}
+    first = await small(gate, **team)
+    second = await small(gate, **team)
+    third = await small(gate, **team)
+    other = await small(gate, **{"LLMGate-Property-Team": "ads"})
+    listed = (await admin(gate, "GET", "/budgets")).json()["budgets"]
+    subject = max(listed[0]["spent"], key=lambda row: row["spent_nanousd"])["subject"]
+    reset = await admin(gate, "POST", "/budgets/team/reset", {"subject": subject})
+    time.sleep(0.06)  # a refusal stands for 50 ms
+    after = await small(gate, **team)
+    removed = await admin(gate, "DELETE", "/budgets/team")
+    gone = await admin(gate, "DELETE", "/budgets/team")
+    await gate.aclose()
+
+    assert made.status == 200
+    assert made.json()["limit_usd"] == "0.2"
+    # 12 cents each: the second was let through with 8 left, because 1 token was expected.
+    assert [first.status, second.status, third.status, other.status] == [200, 200, 429, 200]
+    assert third.json()["error"]["code"] == "budget_exceeded"
+    assert third.headers["x-should-retry"] == "false"
+    assert sorted(row["spent_usd"] for row in listed[0]["spent"]) == ["0.12", "0.24"]
+    assert subject.endswith("/search")
+    assert (reset.status, after.status, removed.status, gone.status) == (200, 200, 200, 404)
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ({"limit_usd": "0"}, "limit_usd"),
+        ({"limit_usd": "1", "per": "planet"}, "per"),
+        ({"limit_usd": "1", "period": "year"}, "period"),
+        ({"limit_usd": "1", "soft": 1.5}, "soft"),
+        ({"limit_usd": "1", "webhook": "http://10.0.0.1/"}, "webhook"),
+        ({"limit_usd": "1", "other": 1}, "other"),
+    ],
+)
+async def test_a_bad_budget_is_refused_by_the_part_that_is_wrong(
+    make_gate: MakeGate, body: dict[str, Any], word: str
+) -> None:
+    gate = make_gate()
+    answer = await admin(gate, "PUT", "/budgets/b", body)
+    await gate.aclose()
+
+    assert answer.status in (400, 422)
+    assert word in str(answer.json())
+
+
+async def test_budgets_need_the_admin_token(make_gate: MakeGate) -> None:
+    gate = make_gate()
+    refused = await call(gate, b"", path="/llmgate/api/v1/budgets", method="GET", key="sk-x")
+    await gate.aclose()
+
+    assert refused.status == 401
+
+
+@pytest.mark.parametrize("usage", [True, False], ids=["with usage", "without usage"])
+async def test_streams_spend_a_budget_whatever_the_provider_says(
+    make_gate: MakeGate, upstream: StubUpstream, usage: bool
+) -> None:
+    events = wire.chat_events("gpt-4o", usage=usage)
+    upstream.script = [Reply(events, headers=list(SSE)) for _ in range(2)]
+    gate = make_gate(
+        price=price, limits={"budgets": [{"name": "b", "limit_usd": "100", "period": "day"}]}
+    )
+    await call(gate, {**CHAT, "stream": True}, key="sk-x")
+    await call(gate, {**CHAT, "stream": True}, key="sk-x", leave_after=2)
+    listed = (await admin(gate, "GET", "/budgets")).json()["budgets"]
+    await gate.aclose()
+
+    assert listed[0]["spent"][0]["spent_nanousd"] > 0
+
+
+async def test_an_answer_from_the_cache_spends_nothing(
+    make_gate: MakeGate, log: MemoryLogSink
+) -> None:
+    gate = make_gate(
+        price=price,
+        keys={"app": "k" * 20},
+        providers={"openai": {"api_key": "sk-pooled-0123456789"}},
+        limits={"budgets": [{"name": "b", "limit_usd": "100"}], "rates": "5000;w=3600;u=token"},
+    )
+    headers = {"LLMGate-Cache-Enabled": "true"}
+    answers = [
+        await call(gate, {**CHAT, "max_tokens": 5}, key="k" * 20, headers=headers) for _ in range(3)
+    ]
+    listed = (await admin(gate, "GET", "/budgets")).json()["budgets"]
+    await gate.aclose()
+
+    assert [one.headers.get("llmgate-cache") for one in answers] == ["MISS", "HIT", "HIT"]
+    assert listed[0]["spent"][0]["spent_usd"] == "0.12"
+    assert int(answers[2].headers["x-ratelimit-remaining-tokens"]) > 3500
+
+
+def run(folder: Path, *arguments: str) -> Any:
+    return CliRunner().invoke(cli, list(arguments), env={"LLMGATE_DATA_DIR": str(folder)})
+
+
+def test_the_command_sets_lists_resets_and_removes(tmp_path: Path) -> None:
+    set_ = run(tmp_path, "budgets", "set", "ada", "--limit", "5", "--per", "user", "--soft", "0.8")
+    listed = run(tmp_path, "budgets", "list")
+    as_json = run(tmp_path, "budgets", "list", "--json")
+    reset = run(tmp_path, "budgets", "reset", "ada")
+    unknown = run(tmp_path, "budgets", "reset", "nobody")
+    removed = run(tmp_path, "budgets", "remove", "ada")
+    again = run(tmp_path, "budgets", "remove", "ada")
+
+    assert set_.exit_code == 0, set_.output
+    assert "ada: $5 per month for each user, reported at $4" in listed.output
+    assert json.loads(as_json.output)["soft_nanousd"] == 4_000_000_000
+    assert [one.exit_code for one in (reset, unknown, removed, again)] == [0, 1, 0, 1]
+
+
+def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:
+    bad = run(tmp_path, "budgets", "set", "ada", "--limit", "5", "--per", "planet")
+
+    assert bad.exit_code == 1
+    assert "per" in bad.output
+
+
+async def test_a_budget_set_by_the_command_holds_in_a_running_gateway(
+    make_gate: MakeGate, tmp_path: Path
+) -> None:
+    import asyncio
+
+    gate = make_gate(price=price)
+    before = await small(gate)
+    folder = gate.settings.data_dir
+    done = await asyncio.to_thread(run, folder, "budgets", "set", "tiny", "--limit", "0.000001")
+    deadline = time.monotonic() + 10
+    while (after := await small(gate)).status == 200:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    await gate.aclose()
+
+    assert (before.status, done.exit_code) == (200, 0)
+    assert after.json()["error"]["code"] == "budget_exceeded"
+
+
+def test_doctor_tells_of_the_limits(tmp_path: Path) -> None:
+    good = run(tmp_path, "doctor")
+    bad = CliRunner().invoke(
+        cli,
+        ["doctor"],
+        env={
+            "LLMGATE_DATA_DIR": str(tmp_path),
+            "LLMGATE_REDIS_URL": "redis://127.0.0.1:1/0",
+            "LLMGATE_SECRET_KEY": "ab" * 32,
+        },
+    )
+
+    assert "limits: SQLite in the data folder; 0 rates, 0 budgets" in good.output
+    assert "fail  limits: Redis" in bad.output
+
+
+@pytest.mark.parametrize(
+    ("limits", "name"),
+    [
+        ({"rates": "0;w=60"}, "limits.rates"),
+        ({"rates": [{"policy": "1;w=0"}]}, "limits.rates"),
+        ({"budgets": [{"name": "b", "limit_usd": "1", "per": "x"}]}, "limits.budgets"),
+    ],
+)
+def test_mistakes_in_the_settings_stop_the_start(limits: dict[str, Any], name: str) -> None:
+    from asgi_llmgate.errors import ConfigurationError
+
+    with pytest.raises(ConfigurationError, match=name):
+        load_settings(limits=limits)
