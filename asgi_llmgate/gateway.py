@@ -165,7 +165,7 @@ class LLMGate:
         health = health_of(self.settings, is_shared=True, count=self.metrics.count)
         self._shared_health = SharedHealth(health, self.settings.data_dir)
         health.on_use = self._shared_health.wake
-        self.metrics.watch_gauge("llmgate_breakers_open", lambda: float(len(health.troubles())))
+        self.metrics.watch_gauge("llmgate_breakers_open", health.number_open)
         return health
 
     @cached_property

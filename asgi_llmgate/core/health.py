@@ -206,6 +206,11 @@ class Health:
             if breaker.state is not State.CLOSED
         ]
 
+    def number_open(self) -> float:
+        """Return how many places are not called normally. From any thread."""
+        breakers = list(self.breakers.values())
+        return float(sum(breaker.state is not State.CLOSED for breaker in breakers))
+
     def _made(self, place: Place) -> Breaker:
         if len(self.breakers) >= MAX_PLACES:
             # The oldest that is still closed; all open means a stranger's names cost the memory.

@@ -1,0 +1,86 @@
+"""The admin API of upstreams: which keys there are, and what is not called at the moment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from asgi_llmgate.api.router import AdminCall, AdminRoute
+from asgi_llmgate.backends.upstreams_sqlite import read_troubles
+from asgi_llmgate.core.health import WHOLE_KEY
+from asgi_llmgate.core.permissions import Permission
+from asgi_llmgate.core.registry import Registry
+
+__all__ = ["upstream_rows", "upstream_routes"]
+
+
+def upstream_rows(registry: Registry, folder: Path) -> list[dict[str, Any]]:
+    """Return one row for each key of the settings, and one for each place that is not called.
+
+    `model` is null where the row is about the key itself. `retry_in_s` is null while all is well.
+    Blocks.
+
+    Raises:
+        BackendError: what the workers share cannot be read.
+    """
+    troubles = read_troubles(folder, now_us=time.time_ns() // 1000)
+    out = {
+        (trouble.place.provider, trouble.place.key): (trouble, retry_in_s)
+        for trouble, retry_in_s in troubles
+        if trouble.place.model == WHOLE_KEY and retry_in_s > 0
+    }
+    rows = []
+    for provider in registry.providers.values():
+        for key in provider.keys:
+            found = out.pop((provider.id, key.id), None)
+            rows.append(
+                _row(provider.id, key.id, None, "closed", "", None)
+                if found is None
+                else _row(provider.id, key.id, None, "out", found[0].reason, found[1])
+            )
+    rows += [
+        _row(provider, key, None, "out", trouble.reason, retry_in_s)
+        for (provider, key), (trouble, retry_in_s) in out.items()
+    ]
+    rows += [
+        _row(*trouble.place, trouble.state.value, trouble.reason, retry_in_s)
+        for trouble, retry_in_s in troubles
+        if trouble.place.model != WHOLE_KEY
+    ]
+    return rows
+
+
+def _row(
+    provider: str,
+    key: str,
+    model: str | None,
+    state: str,
+    reason: str,
+    retry_in_s: float | None,
+) -> dict[str, Any]:
+    return {
+        "provider": provider,
+        "key": key,
+        "model": model,
+        "state": state,
+        "reason": reason or None,
+        "retry_in_s": None if retry_in_s is None else round(retry_in_s, 1),
+    }
+
+
+def upstream_routes(registry: Callable[[], Registry], folder: Path) -> list[AdminRoute]:
+    async def upstreams(_: AdminCall) -> dict[str, Any]:
+        return {"upstreams": await asyncio.to_thread(upstream_rows, registry(), folder)}
+
+    return [
+        AdminRoute(
+            "GET",
+            "/upstreams",
+            Permission.UPSTREAMS_READ,
+            upstreams,
+            "Show provider keys and what is not called at the moment.",
+        )
+    ]
