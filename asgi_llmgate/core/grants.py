@@ -6,7 +6,7 @@ lies within another can be decided, which for patterns with a `*` anywhere it co
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from asgi_llmgate.errors import ForbiddenError
 from asgi_llmgate.types import Grants, KeyScope, Route
@@ -19,6 +19,7 @@ __all__ = [
     "excess",
     "intersection",
     "matches",
+    "matches_model",
     "unfit",
 ]
 
@@ -65,8 +66,9 @@ def excess(child: Grants, parent: Grants) -> str | None:
             continue
         if ours is None:
             return f"the parent is restricted to the {what} {', '.join(theirs)}; name some of them"
+        covers = _covers_models if what == "models" else _covers
         for pattern in ours:
-            if not any(_covers(wider, pattern) for wider in theirs):
+            if not any(covers(wider, pattern) for wider in theirs):
                 return f"the parent does not allow {pattern!r} in `{what}`"
     for name, value in parent.tags:
         if dict(child.tags).get(name, value) != value:
@@ -78,7 +80,7 @@ def intersection(child: Grants, parent: Grants) -> Grants:
     """Return what both allow, with the tags of both; the parent's win."""
     return Grants(
         scopes=child.scopes & parent.scopes,
-        models=_both(child.models, parent.models),
+        models=_both(child.models, parent.models, _covers_models),
         providers=_both(child.providers, parent.providers),
         routes=_both(child.routes, parent.routes),
         tags=tuple((dict(child.tags) | dict(parent.tags)).items()),
@@ -118,8 +120,7 @@ def check_target(
         raise ForbiddenError(
             "This key is restricted to some models, and the request does not tell which it is for."
         )
-    names = (model,) if provider is None else (model, f"{provider}/{model}")
-    if not matches(grants.models, names):
+    if not matches_model(grants.models, provider, model):
         raise ForbiddenError(f"This key may not use the model {model!r}.", param="model")
 
 
@@ -133,20 +134,42 @@ def matches(patterns: Iterable[str], names: tuple[str, ...]) -> bool:
     return False
 
 
+def matches_model(patterns: Iterable[str], provider: str | None, model: str) -> bool:
+    """Tell whether one of `patterns` matches `model`, by itself or after its provider's id.
+
+    Only a pattern with a slash is about a provider: `o*` is o1 and o3, not all that OpenAI has.
+    """
+    patterns = tuple(patterns)
+    if matches(patterns, (model,)):
+        return True
+    qualified = (pattern for pattern in patterns if "/" in pattern)
+    return provider is not None and matches(qualified, (f"{provider}/{model}",))
+
+
 def _covers(wider: str, narrower: str) -> bool:
     if wider.endswith("*"):
         return narrower.removesuffix("*").startswith(wider[:-1])
     return wider == narrower
 
 
-def _both(ours: tuple[str, ...] | None, theirs: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def _covers_models(wider: str, narrower: str) -> bool:
+    # One without a slash matches names of models only, one with it those of providers, too.
+    same_sort = wider == "*" or "/" in wider or "/" not in narrower
+    return same_sort and _covers(wider, narrower)
+
+
+def _both(
+    ours: tuple[str, ...] | None,
+    theirs: tuple[str, ...] | None,
+    covers: Callable[[str, str], bool] = _covers,
+) -> tuple[str, ...] | None:
     if ours is None or theirs is None:
         return ours if theirs is None else theirs
     found: dict[str, None] = {}
     for one in ours:
         for other in theirs:
-            if _covers(other, one):
+            if covers(other, one):
                 found[one] = None
-            elif _covers(one, other):
+            elif covers(one, other):
                 found[other] = None
     return tuple(found)

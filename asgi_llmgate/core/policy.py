@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from asgi_llmgate.core.directive_table import HELICONE_NAMES, SPECS, titled
 from asgi_llmgate.core.directives import DEFAULT, Directives, parse_directives
-from asgi_llmgate.core.grants import matches
+from asgi_llmgate.core.grants import matches, matches_model
 from asgi_llmgate.core.json import dumps
 from asgi_llmgate.errors import (
     ConfigurationError,
@@ -202,7 +202,7 @@ class Rule:
         if model is None:
             message = "This route is restricted to some models, and the request names none. "
             return _refusal("models", ForbiddenError, message + _allowed(models), "model")
-        if not matches(models, (model, f"{provider}/{model}")):
+        if not matches_model(models, provider, model):
             message = f"This route may not use the model {model[:100]!r}. "
             return _refusal("models", ForbiddenError, message + _allowed(models), "model")
         return None

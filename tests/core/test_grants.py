@@ -65,7 +65,7 @@ def test_an_intersection_allows_what_both_do(one: Grants, other: Grants) -> None
         expected = allows(one, provider, model) and allows(other, provider, model)
         # Models may be named with or without their provider, so it may be stricter, never laxer.
         assert not allows(both, provider, model) or expected
-        if "/" not in "".join((*(one.models or ()), *(other.models or ()))):
+        if one.models is None or other.models is None:
             assert allows(both, provider, model) == expected
 
 
@@ -124,6 +124,16 @@ def test_a_model_may_be_allowed_at_one_provider_only() -> None:
 
     assert allows(only, "openai", "gpt-4o")
     assert not allows(only, "azure-openai", "gpt-4o")
+
+
+def test_a_beginning_of_a_model_is_not_one_of_a_provider() -> None:
+    some = Grants(models=("o*",))
+
+    assert allows(some, "openai", "o3")
+    assert not allows(some, "openai", "gpt-4o")
+    assert excess(Grants(models=("openai/gpt-4o",)), some) is not None
+    assert allows(Grants(models=("openai/*",)), "openai", "gpt-4o")
+    assert excess(Grants(models=("openai/gpt-4o",)), Grants(models=("*",))) is None
 
 
 def test_restricted_keys_need_to_say_their_model_except_to_list_models() -> None:
