@@ -10,7 +10,8 @@ import pytest
 from asgi_llmgate.core.replay import ARRAY, EVENTS, EVENTS_USAGE, JSON, Wanted, replay, whole_form
 from asgi_llmgate.types import Usage
 from tests import wire
-from tests.conftest import DATA, requires_data
+from tests.conftest import requires_data
+from tests.core.answers import recorded
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": [1]}'}}
 CHAT: dict[str, Any] = {
@@ -221,12 +222,33 @@ def test_an_answer_that_is_not_whole_is_seen(wire_format: str, change: dict[str,
     assert whole_form(wire_format, JSON, body) is None
 
 
+def without_nothing(value: Any) -> Any:
+    """Leave out what says nothing, and the places of tool calls, which the list has already."""
+    if isinstance(value, dict):
+        return {
+            name: without_nothing(inner)
+            for name, inner in value.items()
+            if inner not in (None, []) and name != "index"
+        }
+    return [without_nothing(inner) for inner in value] if isinstance(value, list) else value
+
+
 @requires_data("exchanges")
-def test_recorded_traffic_never_makes_it_raise() -> None:
-    for path in sorted((DATA / "exchanges").rglob("*")):
-        if path.is_file():
-            raw = path.read_bytes()
-            for wire_format in ANSWERS:
-                form = whole_form(wire_format, EVENTS, raw)
-                if form is not None:
-                    replay(wire_format, form, raw, Wanted(JSON), None)
+def test_recorded_answers_say_the_same_when_told_as_a_stream_and_read_again() -> None:
+    compared = 0
+    for case in recorded():
+        if case.format not in ANSWERS or case.is_stream:
+            continue
+        if whole_form(case.format, JSON, case.body) is None:
+            continue
+        wanted = Wanted(EVENTS, with_usage=case.format == "openai-chat")
+        told = replay(case.format, JSON, case.body, wanted, None)
+        form = told and whole_form(case.format, EVENTS, told[1])
+        read = told and replay(case.format, form or "", told[1], Wanted(JSON), None)
+        if not read:
+            # A vendor's own fields, which nobody knows how to fold: then it is a miss.
+            assert case.format == "openai-chat"
+            continue
+        compared += 1
+        assert without_nothing(json.loads(read[1])) == without_nothing(json.loads(case.body))
+    assert compared > 50
