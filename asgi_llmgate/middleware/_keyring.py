@@ -92,11 +92,6 @@ class Keyring:
         """Whether there is or was a key in the store, as of the last `refresh`."""
         return self._has_keys
 
-    @property
-    def lag_s(self) -> float:
-        """How old the last answer of the store is, in seconds."""
-        return self._clock() - self._asked_at
-
     async def refresh(self) -> None:
         """Learn what changed, if that was not asked for just now.
 
