@@ -197,6 +197,8 @@ def limits_of(settings: Settings) -> tuple[list[Policy], list[Budget], tzinfo]:
 
 def prices_of(settings: Settings) -> Prices:
     overrides = {model: price.model_dump() for model, price in settings.prices.items()}
+    if settings.demo:  # invented, so that the demo's calls have a cost to look at
+        overrides.setdefault("demo/echo", {"input": "1", "output": "2"})
     try:
         return Prices(overrides)
     except ValueError as error:

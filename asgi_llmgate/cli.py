@@ -92,7 +92,7 @@ def demo(host: Host = "127.0.0.1", port: Port = 8790) -> None:
     )
     print(
         f"""
-  A gateway with a provider that needs no key. In another terminal:
+  A gateway with a provider that needs no key, at invented prices. In another terminal:
 
     curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\
       -d '{body}'
