@@ -118,6 +118,7 @@ class SqliteCacheStore:
     def _start_empty(self) -> None:
         self._reader: apsw.Connection | None = None
         self._leases: apsw.Connection | None = None
+        self._retired: list[apsw.Connection] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: apsw.Connection | None = None
         self._inode: int | None = None
@@ -134,18 +135,18 @@ class SqliteCacheStore:
         now_us = self._clock_us()
         values: list[bytes | None] = [None] * slots
         try:
+            # What waits comes first: it leaves there only when it is in the file.
+            if self._waiting:
+                values = [self._waiting_value(key, slot, now_us) for slot in range(slots)]
             if slots == 1:
-                if self._waiting:
-                    values[0] = self._waiting_value(key, 0, now_us)
                 if values[0] is None:
                     found = reader.execute(READ_ONE, (key, now_us)).get
                     if found is not None:
                         values[0] = unpack(found)
-            else:
+            elif slots:
                 for slot, packed in reader.execute(READ_SLOTS, (key, slots, now_us)):
-                    values[slot] = unpack(packed)
-                for slot in range(slots):
-                    values[slot] = self._waiting_value(key, slot, now_us) or values[slot]
+                    if values[slot] is None:
+                        values[slot] = unpack(packed)
             return CacheRead(values, self._values_of(reader, names))
         except apsw.Error as error:
             raise self._broken(error) from error
@@ -247,10 +248,15 @@ class SqliteCacheStore:
         return await _in_thread(lambda: self._with_writer(size))
 
     async def aclose(self) -> None:
-        await _in_thread(self.close)
+        await _in_thread(self._stop)
+        self._close_retired()
 
     def close(self) -> None:
         """Write what waits and close the files. Opened again by the next use."""
+        self._stop()
+        self._close_retired()
+
+    def _stop(self) -> None:
         self._flusher.stop(5.0)
         with self._writing:
             self._disconnect()
@@ -262,7 +268,10 @@ class SqliteCacheStore:
         elif _inode(self._path) != self._inode:
             # The file was removed or replaced: what others invalidate now is elsewhere.
             await _in_thread(self._reconnect)
-        assert self._reader is not None
+        if self._retired:
+            self._close_retired()
+        if self._reader is None:
+            raise BackendError("the cache was closed")
         return self._reader
 
     def _waiting_value(self, key: CacheKey, slot: int, now_us: int) -> bytes | None:
@@ -316,10 +325,15 @@ class SqliteCacheStore:
         return writer
 
     def _disconnect(self) -> None:
-        for connection in (self._writer, self._reader, self._leases):
-            if connection is not None:
-                connection.close()
+        """Close the writer. What the event loop uses is closed there: it may be in use just now."""
+        if self._writer is not None:
+            self._writer.close()
+        self._retired += [one for one in (self._reader, self._leases) if one is not None]
         self._writer = self._reader = self._leases = None
+
+    def _close_retired(self) -> None:
+        while self._retired:
+            self._retired.pop().close()
 
     def _work(self) -> float | None:
         try:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hmac
 import struct
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from asgi_llmgate.core.cache_key import CacheKey
 from asgi_llmgate.core.json import JSONError, dumps, loads
@@ -25,9 +25,8 @@ _HEAD = struct.Struct(">4sQ16sI")
 _MAC_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One answer, paid for once.
+class Entry(NamedTuple):
+    """One answer, paid for once. A tuple, for one is made on every hit.
 
     Args:
         created_us: When the call began that it answers: microseconds since the epoch, as all.

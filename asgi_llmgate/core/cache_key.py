@@ -12,8 +12,8 @@ import hmac
 import json
 import struct
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NewType
+from functools import lru_cache
+from typing import Any, NamedTuple, NewType
 from urllib.parse import parse_qsl
 
 import orjson
@@ -57,9 +57,8 @@ _LENGTH = struct.Struct(">q")
 _NONE = _LENGTH.pack(-1)
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Everything that an answer depends on.
+class Question(NamedTuple):
+    """Everything that an answer depends on. A tuple, for one is made on every call.
 
     Args:
         namespace: Whose answers these are; never empty.
@@ -92,7 +91,7 @@ class Question:
     seed: str | None = None
     data_versions: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
-    left_out: Collection[str] = field(default=NOT_IN_KEY)
+    left_out: Collection[str] = NOT_IN_KEY
 
 
 def cache_key(secret: bytes, question: Question) -> CacheKey:
@@ -103,25 +102,59 @@ def cache_key(secret: bytes, question: Question) -> CacheKey:
     """
     if not question.namespace:
         raise ValueError("a cache key needs a namespace")
-    epoch = question.prompt_epoch
-    ignored = sorted(set(question.ignored))
-    fields: list[bytes | None] = [
-        SCHEMA,
-        question.namespace.encode("utf-8", "surrogatepass"),
-        question.dialect.encode(),
-        question.wire_format.encode(),
-        question.endpoint.encode("utf-8", "surrogatepass"),
-        _canonical_query(question.query) if question.query else b"",
-        _joined(question.target),
-        _joined(part for header in question.headers for part in header),
-        _encoded(question.prompt_digest),
-        None if epoch is None else b"%d" % epoch,
-        _encoded(question.seed),
-        _joined(question.data_versions),
-        _joined(ignored),
-        _canonical(question, ignored),
-    ]
-    return CacheKey(hmac.digest(secret, _joined(fields), "sha256").hex())
+    ignored = sorted(set(question.ignored)) if question.ignored else []
+    canonical = _canonical(question, ignored)
+    prefix = _prefix(
+        question.namespace,
+        question.dialect,
+        question.wire_format,
+        question.endpoint,
+        question.query,
+        question.target,
+        question.headers,
+        question.prompt_digest,
+        question.prompt_epoch,
+        question.seed,
+        question.data_versions,
+        tuple(ignored),
+    )
+    message = b"".join((prefix, _LENGTH.pack(len(canonical)), canonical))
+    return CacheKey(hmac.digest(secret, message, "sha256").hex())
+
+
+# All but the body is the same for most calls of a tenant. Bounded, for callers choose the rest.
+@lru_cache(maxsize=512)
+def _prefix(
+    namespace: str,
+    dialect: str,
+    wire_format: str,
+    endpoint: str,
+    query: bytes,
+    target: tuple[str | None, ...],
+    headers: tuple[tuple[bytes, bytes], ...],
+    prompt_digest: str | None,
+    prompt_epoch: int | None,
+    seed: str | None,
+    data_versions: tuple[str, ...],
+    ignored: tuple[str, ...],
+) -> bytes:
+    return _joined(
+        [
+            SCHEMA,
+            namespace,
+            dialect,
+            wire_format,
+            endpoint,
+            _canonical_query(query) if query else b"",
+            _joined(target),
+            _joined(part for header in headers for part in header),
+            prompt_digest,
+            None if prompt_epoch is None else b"%d" % prompt_epoch,
+            seed,
+            _joined(data_versions),
+            _joined(ignored),
+        ]
+    )
 
 
 def partition(secret: bytes, namespace: str) -> str:
@@ -172,10 +205,6 @@ def _canonical_query(query: bytes) -> bytes:
     return _joined(
         part for pair in sorted(pairs) if pair[0] not in _NOT_IN_KEY_OF_QUERY for part in pair
     )
-
-
-def _encoded(text: str | None) -> bytes | None:
-    return None if text is None else text.encode("utf-8", "surrogatepass")
 
 
 def _joined(parts: Iterable[bytes | str | None]) -> bytes:

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from asgi_llmgate.core.cache_entry import Entry
@@ -32,6 +33,7 @@ __all__ = [
     "Verdict",
     "dependencies",
     "generation_name",
+    "jittered",
     "judge",
     "plan",
     "read_cache_control",
@@ -83,7 +85,7 @@ class Plan(NamedTuple):
         bypass: Why the cache has no part in this call; None if it has.
         reads: A stored answer may be given.
         saves: The answer may be stored.
-        ttl_s: Life of what is stored, jitter included.
+        ttl_s: Life of what is stored, before jitter.
         max_age_s: Older answers are not given, beside the life they have.
         stale_if_error_s: How long after its end an answer may still stand in for an error.
         only_if_cached: Without a stored answer this is an error.
@@ -107,12 +109,8 @@ class Verdict(enum.Enum):
     DEAD = "dead"
 
 
-def plan(directives: Directives, policy: CachePolicy, *, roll: float) -> Plan:
-    """Return what to do for a request whose route can be cached.
-
-    Args:
-        roll: 0 to 1, chosen at random, for the jitter.
-    """
+def plan(directives: Directives, policy: CachePolicy) -> Plan:
+    """Return what to do for a request whose route can be cached."""
     control = read_cache_control(directives.cache_control)
     only_if_cached = "only-if-cached" in control
     wants, reads, saves = directives.cache_enabled, directives.cache_read, directives.cache_save
@@ -142,12 +140,17 @@ def plan(directives: Directives, policy: CachePolicy, *, roll: float) -> Plan:
         None,
         reads=reads,
         saves=saves,
-        ttl_s=ttl_s * (1 - JITTER * roll),
+        ttl_s=ttl_s,
         max_age_s=None if max_age_s is None else float(max_age_s),
         stale_if_error_s=float(control.get("stale-if-error") or 0),
         only_if_cached=only_if_cached,
         slots=directives.cache_bucket_max_size or 1,
     )
+
+
+def jittered(ttl_s: float, roll: float) -> float:
+    """Return a life that is up to 10 % shorter; `roll` is 0 to 1, chosen at random."""
+    return ttl_s * (1 - JITTER * roll)
 
 
 def read_cache_control(value: str | None) -> dict[str, int | None]:
@@ -181,13 +184,14 @@ def generation_name(kind: str, value: str) -> str:
     return f"{kind}#{digest}"
 
 
+@lru_cache(maxsize=512)  # the same for most calls of a tenant
 def dependencies(
     *,
     partition: str,
     model: str | None,
     user: str | None,
     prompt: str | None,
-    tags: Iterable[str],
+    tags: tuple[str, ...],
 ) -> tuple[str, ...]:
     """Return the names of all generations that an entry depends on, without repeats."""
     names = [ALL, generation_name("namespace", partition)]

@@ -19,7 +19,7 @@ from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.cache_entry import Entry, decode_entry, encode_entry
 from asgi_llmgate.core.cache_headers import cache_headers, followers_headers
 from asgi_llmgate.core.cache_key import CacheKey
-from asgi_llmgate.core.cache_plan import BUMPS, Plan, Verdict, generation_name, judge
+from asgi_llmgate.core.cache_plan import BUMPS, Plan, Verdict, generation_name, jittered, judge
 from asgi_llmgate.core.replay import JSON, Wanted, replay
 from asgi_llmgate.errors import (
     BackendError,
@@ -41,6 +41,8 @@ logger = logging.getLogger("asgi_llmgate")
 
 # Where a stored answer may stand in for what the provider said. Source: RFC 5861, §4.
 STALE_STATUSES = frozenset({500, 502, 503, 504})
+
+FREE = Usage()
 
 # How often one looks whether another worker is done.
 FIRST_POLL_S = 0.02
@@ -472,9 +474,10 @@ class Call:
             if generations is None:
                 return
             now_us = cache.clock_us()
+            ttl_s = jittered(plan.ttl_s, random.random())  # noqa: S311 -- no secret
             entry = Entry(
                 created_us=began_us,
-                expires_us=now_us + int(plan.ttl_s * 1e6),
+                expires_us=now_us + int(ttl_s * 1e6),
                 generations=generations,
                 form=kept[0],
                 body=kept[1],
@@ -493,7 +496,7 @@ class Call:
                 random.choice(free),  # noqa: S311 -- two at once should not take the same one
                 encode_entry(cache.secret, self.key, entry),
                 partition=self.partition,
-                ttl_s=plan.ttl_s + cache.policy.keep_stale_s,
+                ttl_s=ttl_s + cache.policy.keep_stale_s,
             )
         except BackendError as error:
             cache.complain("An answer was not stored", error)
@@ -523,7 +526,7 @@ class Call:
         await running.flight.end()
         if running.flight.error is not None:
             logger.info("A stale answer could not be refreshed: %r", type(running.flight.error))
-            context.usage, context.cost_nanousd = Usage(), 0
+            context.usage, context.cost_nanousd = FREE, 0
         context.complete = True
 
     async def _give(
@@ -559,7 +562,7 @@ class Call:
         """Fill in what a provider's call would have: this one was free."""
         context = self.context
         context.metered = context.complete = True
-        context.usage, context.cost_nanousd = Usage(), 0
+        context.usage, context.cost_nanousd = FREE, 0
         context.is_stream = self.asked.wanted.form != JSON
         context.model_requested = self.asked.model
 

@@ -12,7 +12,6 @@ joined, so that what was made from old data is never given once an invalidation 
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -122,6 +121,7 @@ class CacheMiddleware(GatewayMiddleware):
         self._data_versions = tuple(data_versions)
         self.flights: dict[tuple[object, ...], Running] = {}
         self._proven: dict[tuple[str, str | None], float] = {}
+        self._plan = plan(DEFAULT, policy)
         self._partitions: dict[str, str] = {}
         self._quiet_until_s = 0.0
 
@@ -136,7 +136,8 @@ class CacheMiddleware(GatewayMiddleware):
             await self._pass_by(Plan(asked), context, scope, receive, send)
             return
         receive = context.body.replay(receive)
-        wanted = plan(context.directives, self.policy, roll=random.random())  # noqa: S311 -- jitter
+        directives = context.directives
+        wanted = self._plan if directives is DEFAULT else plan(directives, self.policy)
         given = self.namespace
         namespace = given if isinstance(given, str) else given(context, scope)
         if not namespace:
