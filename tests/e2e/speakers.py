@@ -80,6 +80,11 @@ def _events(events: list[bytes], model: str) -> Answer:
     return Answer(events, headers=SSE)
 
 
+def _input_for(tools: Any) -> dict[str, Any]:
+    """Return what a model would call the tool with; one may stand for a schema of places."""
+    return PLACE if "degrees" in json.dumps(tools) else CITY
+
+
 def _refused(body: dict[str, Any], headers: dict[str, str] | None = None) -> Answer:
     given = {"Content-Type": "application/json", "Retry-After": str(RETRY_AFTER_S)}
     return Answer([wire.dumps(body)], 429, given | (headers or {}))
@@ -112,7 +117,7 @@ def chat(request: dict[str, Any], path: str) -> Answer:
 def _chat_tool(request: dict[str, Any], model: str) -> Answer:
     name = request["tools"][0]["function"]["name"]
     call = {"id": "call_abc", "type": "function"}
-    arguments = json.dumps(CITY)
+    arguments = json.dumps(_input_for(request["tools"]))
     if not request.get("stream"):
         body = wire.loads(wire.chat_body(model))
         function = {"name": name, "arguments": arguments}
@@ -170,7 +175,7 @@ def _replaced(event: bytes, text: str) -> bytes:
 
 
 def _responses_tool(request: dict[str, Any], model: str) -> Answer:
-    name, arguments = request["tools"][0]["name"], json.dumps(CITY)
+    name, arguments = request["tools"][0]["name"], json.dumps(_input_for(request["tools"]))
     item = {"type": "function_call", "id": "fc_1", "call_id": "call_abc", "name": name}
     item |= {"arguments": arguments, "status": "completed"}
     whole = wire.response_object(model) | {"output": [item]}
@@ -205,7 +210,8 @@ def messages(request: dict[str, Any], path: str) -> Answer:
     wants_json = "format" in (request.get("output_config") or {})
     if request.get("tools") and not is_answered:
         name = request["tools"][0]["name"]
-        block = {"type": "tool_use", "id": "toolu_abc", "name": name, "input": CITY}
+        made = _input_for(request["tools"])
+        block = {"type": "tool_use", "id": "toolu_abc", "name": name, "input": made}
         return _message(model, block, "tool_use", stream=bool(request.get("stream")))
     text = json.dumps(PLACE) if wants_json else wire.TEXT
     block = {"type": "text", "text": text}
@@ -259,7 +265,7 @@ def gemini(request: dict[str, Any], path: str) -> Answer:
     declared = [d for tool in request.get("tools") or () for d in tool["functionDeclarations"]]
     if declared and not is_answered:
         chunk = wire.gemini_chunk(model, "", last=True)
-        call = {"functionCall": {"name": declared[0]["name"], "args": CITY}}
+        call = {"functionCall": {"name": declared[0]["name"], "args": _input_for(declared)}}
         chunk["candidates"][0]["content"]["parts"] = [call]
         if is_stream:
             return _events([b"data: " + wire.dumps(chunk) + b"\r\n\r\n"], model)
@@ -290,9 +296,7 @@ def converse(request: dict[str, Any], path: str) -> Answer:
     if tools and not is_answered:
         forced = ((request["toolConfig"].get("toolChoice") or {}).get("tool") or {}).get("name")
         name = forced or tools[0]["toolSpec"]["name"]
-        # A schema that the model cannot be held to stands as a tool.
-        is_schema = "degrees" in json.dumps(tools)
-        made = PLACE if is_schema else CITY
+        made = _input_for(tools)
         block = {"toolUse": {"toolUseId": "tooluse_abc", "name": name, "input": made}}
         reason = "tool_use"
     total = wire.INPUT_TOKENS + wire.OUTPUT_TOKENS
@@ -344,7 +348,7 @@ def cohere(request: dict[str, Any], path: str) -> Answer:
     if request.get("tools") and not is_answered:
         function = {
             "name": request["tools"][0]["function"]["name"],
-            "arguments": json.dumps(CITY),
+            "arguments": json.dumps(_input_for(request["tools"])),
         }
         calls = [{"id": f"{TOOL}_k5pr4trwbbfd", "type": "function", "function": function}]
     elif "response_format" in request:
