@@ -16,6 +16,7 @@ from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.control import Control
 from asgi_llmgate.core.budgets import Budget
 from asgi_llmgate.core.cache_plan import CachePolicy
+from asgi_llmgate.core.chain import chain_of
 from asgi_llmgate.core.derive import Label, derive
 from asgi_llmgate.core.limits import Policy
 from asgi_llmgate.core.registry import Provider, ProviderKey, Registry
@@ -279,7 +280,17 @@ def targets_of(
     """Return what tells, before a call is made, to which providers and models it may go."""
 
     def targets(context: GatewayContext, model: str | None) -> list[tuple[str, str | None]]:
-        found = resolve_targets(context.route, model, context.directives, registry)
+        route, directives = context.route, context.directives
+        is_chain = bool(directives.fallbacks) or (model is not None and "," in model)
+        if is_chain and route.is_json and route.provider is None:
+            links = chain_of(route, model, directives, registry)
+            pairs = [link.name for link in links]
+            for link in links:  # OpenRouter's list may come with an entry, too.
+                others = (link.override or {}).get("models")
+                named = others if isinstance(others, list) else [] if others is None else [None]
+                pairs += [(link.name[0], each if isinstance(each, str) else None) for each in named]
+            return pairs
+        found = resolve_targets(route, model, directives, registry)
         return [(target.provider.id, target.model) for target in found]
 
     return targets

@@ -118,7 +118,7 @@ def image(tmp_path: Path) -> Iterator[Path]:
             *sources, _ = rest.split()
             for each in sources:
                 copy = shutil.copytree if (ROOT / each).is_dir() else shutil.copy
-                copy(ROOT / each, source / each)  # type: ignore[operator]  # either takes two paths
+                copy(ROOT / each, source / each)
         elif name == "RUN":
             command = rest.replace("/opt/", f"{root}/opt/")
             words = [sys.executable if word == "python" else word for word in shlex.split(command)]

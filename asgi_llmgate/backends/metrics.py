@@ -39,6 +39,9 @@ COUNTERS = "counter:"
 """What precedes the name of a counter in the name of its family of sums."""
 
 HELP = {
+    "llmgate_identity_conflicts_total": "Calls that name another user than is proven.",
+    "llmgate_policy_refusals_total": "Calls that a policy refused, or would if it did not observe.",
+    "llmgate_properties_dropped_total": "Properties beyond the names a tenant may have.",
     "llmgate_limited_total": "Calls refused because a limit or a budget was reached.",
     "llmgate_limits_degraded_total": "Calls decided without the store of the limits.",
     "llmgate_log_dropped_total": "Call records that could not be kept.",

@@ -195,3 +195,71 @@ def test_explain_says_what_applies_and_why(tmp_path: Path, monkeypatch: pytest.M
     assert "force: LLMGate-Omit-Request = True" in refused
     assert "let through" in fine
     assert '"policy": "*"' in other
+
+
+@pytest.mark.parametrize(
+    ("model", "fallbacks"),
+    [
+        ("gpt-4o,o3", None),
+        ("o3,gpt-4o", None),
+        ("gpt-4o", '["openai/o3"]'),
+        ("gpt-4o", '[{"provider": "groq", "model": "llama-3.3-70b"}]'),
+        (
+            "gpt-4o",
+            (
+                '[{"target-url": "https://api.openai.com", "headers": {"Authorization": "Bearer sk-x"},'
+                ' "onCodes": [500], "bodyKeyOverride": {"model": "o3"}}]'
+            ),
+        ),
+        (
+            "gpt-4o",
+            (
+                '[{"target-url": "https://openrouter.ai/api/v1", "onCodes": [500],'
+                ' "bodyKeyOverride": {"models": ["o3"]}}]'
+            ),
+        ),
+    ],
+    ids=[
+        "second of a list",
+        "first of a list",
+        "fallback",
+        "other provider",
+        "Helicone's",
+        "its list",
+    ],
+)
+async def test_no_fallback_leads_around_a_policy(
+    make_gate: MakeGate, upstream: StubUpstream, model: str, fallbacks: str | None
+) -> None:
+    policy = {"path": "*", "models": ["gpt-4o*"]}
+    gate = make_gate(policies=[policy], providers={"openai": {"api_key": "sk-p"}}, keys=f"s:{KEY}")
+    headers = {"llmgate-auth": KEY} | ({"llmgate-fallbacks": fallbacks} if fallbacks else {})
+    exchange = await call(gate, {**CHAT, "model": model}, headers=headers)
+
+    assert exchange.status == 403
+    assert "Allowed: gpt-4o*." in exchange.json()["error"]["message"]
+    assert upstream.requests == []
+
+
+async def test_a_stored_answer_is_not_given_to_who_may_not_have_it(
+    make_gate: MakeGate, upstream: StubUpstream
+) -> None:
+    policies = [
+        {"path": "/v1/chat/completions", "models": ["gpt-4o*"], "force": {"Cache-Enabled": True}}
+    ]
+    settings: dict[str, Any] = {
+        "providers": {"openai": {"api_key": "sk-p"}},
+        "keys": f"s:{KEY}",
+        "secret_key": "0123456789abcdef" * 4,
+    }
+    open_gate = make_gate(**settings, cache={"enabled": True})
+    closed_gate = make_gate(**settings, policies=policies)
+    headers = {"llmgate-auth": KEY}
+    stored = await call(open_gate, {**CHAT, "model": "o3"}, headers=headers)
+    refused = await call(closed_gate, {**CHAT, "model": "o3"}, headers=headers)
+    allowed = [await call(closed_gate, CHAT, headers=headers) for _ in range(2)]
+
+    assert (stored.status, refused.status) == (200, 403)
+    assert [each.headers["llmgate-cache"] for each in allowed] == ["MISS", "HIT"]
+    await open_gate.aclose()
+    await closed_gate.aclose()
