@@ -28,6 +28,7 @@ from asgi_llmgate._asgi.respond import send_plain_error
 from asgi_llmgate.acting import acting_principal
 from asgi_llmgate.api.budgets import budget_routes
 from asgi_llmgate.api.cache import cache_routes
+from asgi_llmgate.api.ingest import ingest_routes
 from asgi_llmgate.api.keys import key_routes
 from asgi_llmgate.api.operations import Operations
 from asgi_llmgate.api.router import API_PREFIX, AdminApi, AdminRoute
@@ -55,6 +56,7 @@ from asgi_llmgate.client.in_process import in_process_client
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext, first_headers, relative_path
 from asgi_llmgate.control import Control
 from asgi_llmgate.core.cache_key import ATTRIBUTION, NOT_IN_KEY
+from asgi_llmgate.core.credentials import StaticKeys
 from asgi_llmgate.core.health import Health
 from asgi_llmgate.core.policy import RoutePolicy
 from asgi_llmgate.core.registry import Registry
@@ -311,7 +313,14 @@ class LLMGate:
             frozenset(settings.limits.webhook_hosts),
         )
         token = admin_token(given, settings.data_dir)
-        return AdminApi(routes, token=token, keyring=self._auth.keyring)
+        routes += ingest_routes(lambda: self.log, lambda: self.price, settings.data_dir)
+        own_keys = {name: key.get_secret_value() for name, key in settings.keys.items()}
+        return AdminApi(
+            routes,
+            token=token,
+            keyring=self._auth.keyring,
+            static_keys=StaticKeys(own_keys, secrets_of(settings)[0]),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

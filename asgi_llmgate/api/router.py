@@ -21,7 +21,7 @@ from asgi_llmgate._asgi.body import RequestBody
 from asgi_llmgate._asgi.respond import send_json
 from asgi_llmgate.context import first_headers
 from asgi_llmgate.control.errors import ControlError
-from asgi_llmgate.core.credentials import admin_token_digest, check_admin_token
+from asgi_llmgate.core.credentials import StaticKeys, admin_token_digest, check_admin_token
 from asgi_llmgate.core.permissions import Permission, permissions_of
 from asgi_llmgate.errors import (
     AuthenticationError,
@@ -96,17 +96,24 @@ class AdminApi:
         routes: The table.
         token: The admin token, which may do everything.
         keyring: Knows virtual keys, which may do what their scopes say.
+        static_keys: Those of the settings, which may hand in records.
 
     Raises:
         ConfigurationError: a route declares no permission, or is there twice.
     """
 
     def __init__(
-        self, routes: Sequence[AdminRoute], *, token: str, keyring: Keyring | None
+        self,
+        routes: Sequence[AdminRoute],
+        *,
+        token: str,
+        keyring: Keyring | None,
+        static_keys: StaticKeys | None = None,
     ) -> None:
         self.routes = tuple(routes)
         self._token_digest = admin_token_digest(token)
         self._keyring = keyring
+        self._static_keys = static_keys
         self._table: list[tuple[re.Pattern[str], dict[str, AdminRoute]]] = []
         by_path: dict[str, dict[str, AdminRoute]] = {}
         for route in self.routes:
@@ -167,6 +174,10 @@ class AdminApi:
             principal = await self._keyring.find(token.strip().decode("latin-1"))
             if principal is not None and principal.grants is not None:
                 return principal, permissions_of(principal.grants.scopes)
+        if self._static_keys is not None and scheme.lower() == b"bearer" and token.strip():
+            principal = self._static_keys.find(token.strip().decode("latin-1"))
+            if principal is not None:
+                return principal, frozenset({Permission.LOG_INGEST})
         raise AuthenticationError(
             "Send the admin token, or a virtual key, as `Authorization: Bearer …`. "
             "`llmgate admin-token` prints the former."

@@ -81,4 +81,4 @@ async def test_upstreams_need_the_admin_token(make_gate: MakeGate) -> None:
 
     answer = await call(gate, b"", path="/llmgate/api/v1/upstreams", method="GET", key="lg_app")
 
-    assert answer.status == 401
+    assert answer.status == 403
