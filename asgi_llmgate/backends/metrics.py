@@ -39,6 +39,8 @@ COUNTERS = "counter:"
 """What precedes the name of a counter in the name of its family of sums."""
 
 HELP = {
+    "llmgate_cache_total": "Calls that could be cached, by what became of that.",
+    "llmgate_cache_saved_usd_total": "What answers cost that were not paid for again.",
     "llmgate_identity_conflicts_total": "Calls that name another user than is proven.",
     "llmgate_policy_refusals_total": "Calls that a policy refused, or would if it did not observe.",
     "llmgate_properties_dropped_total": "Properties beyond the names a tenant may have.",
@@ -105,7 +107,16 @@ class Metrics:
             if numbers is None:
                 numbers = self._models[provider, model] = zeros()
             add_call(numbers, record)
+            if record.cache is not None:
+                self._count_cache(record)
         self._flusher.wake()
+
+    def _count_cache(self, record: CallRecord) -> None:
+        said = "llmgate_cache_total", (("status", str(record.cache)),)
+        self._counts[said] = self._counts.get(said, 0) + 1
+        if record.saved_nanousd:
+            saved = "llmgate_cache_saved_usd_total", ()
+            self._counts[saved] = self._counts.get(saved, 0) + record.saved_nanousd / 1e9
 
     def count(self, name: str, value: float = 1, /, **labels: str) -> None:
         """Add `value` to the counter `name`, which ends in `_total` by convention.
