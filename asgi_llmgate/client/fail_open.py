@@ -13,10 +13,11 @@ Of a stream nothing can be taken back: it fails where it breaks.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgi_llmgate.client.direct_record import DirectRecord
 from asgi_llmgate.client.endpoints import (
@@ -32,7 +33,13 @@ from asgi_llmgate.core.breaker import Ticket
 __all__ = ["AsyncFailOpenTransport", "Direct", "FailOpenTransport"]
 
 
-class _FailOpen:
+if TYPE_CHECKING:
+    Transport: Any  # of httpx or of httpx2, which know nothing of one another
+else:
+    Transport = object
+
+
+class _FailOpen(Transport):  # type: ignore[misc]  # on purpose: fits both
     """What both transports share.
 
     Args:
@@ -63,6 +70,7 @@ class _FailOpen:
         self._keeps_bodies = spool_bodies
         self._ingest_key = ingest_key
         self._transport = transport
+        self._making = threading.Lock()
 
     def _record_of(self, endpoint: Endpoint, request: Any, relative: str) -> DirectRecord | None:
         if self.spool is None or endpoint.direct is None:
@@ -200,7 +208,9 @@ class FailOpenTransport(_FailOpen):
 
     def _inner(self, library: ModuleType) -> Any:
         if self._transport is None:
-            self._transport = library.HTTPTransport()
+            with self._making:  # SDK clients are used from many threads.
+                if self._transport is None:
+                    self._transport = library.HTTPTransport()
         return self._transport
 
     def close(self) -> None:
