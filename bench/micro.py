@@ -20,20 +20,35 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asgi_llmgate import LLMGate
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext, first_headers
+from asgi_llmgate.core.policy import RoutePolicy
 from asgi_llmgate.core.routes import match_route
 from asgi_llmgate.middleware.auth import AuthMiddleware
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
+from asgi_llmgate.middleware.policy import PolicyMiddleware
 from asgi_llmgate.middleware.tagging import TaggingMiddleware
 from asgi_llmgate.types import Usage
 from bench.driver import Call, NoLog, call, null_app
 from bench.memory_upstream import MemoryUpstream
-from bench.payloads import MODEL, chat_request
+from bench.payloads import CHAT_PATH, MODEL, chat_request
 from bench.report import micro_table
 from bench.stacks import SOMEBODY, bench_settings, dispatch_of, slice_stack
 from bench.subjects import GATEWAY_KEY
 
 __all__ = ["main", "measure", "us_per_call"]
+
+# What a route may be given, and 19 others that are passed over.
+POLICIES = [
+    RoutePolicy(
+        CHAT_PATH,
+        methods=["POST"],
+        default={"Property-Feature": "chat", "Session-Name": "support"},
+        force={"Omit-Request": True},
+        forbid=["Target-URL"],
+        models=[MODEL],
+    ),
+    *(RoutePolicy(f"/team-{number}/*", require=["User-Id"]) for number in range(19)),
+]
 
 USAGE = Usage(input_tokens=33, output_tokens=48)
 
@@ -112,6 +127,19 @@ async def measure(*, calls: int = 2000, rounds: int = 7) -> dict[str, float]:
             ),
             "TaggingMiddleware": (
                 WithContext(TaggingMiddleware(reads_json)),
+                "body read and parsed",
+            ),
+            "PolicyMiddleware, 20 policies": (
+                WithContext(PolicyMiddleware(reads_json, policies=POLICIES)),
+                "body read and parsed",
+            ),
+            "auth, policy and tags together": (
+                WithContext(
+                    AuthMiddleware(
+                        PolicyMiddleware(TaggingMiddleware(reads_json), policies=POLICIES),
+                        keys=keys,
+                    )
+                ),
                 "body read and parsed",
             ),
             "Dispatch, provider in memory": (

@@ -16,10 +16,15 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, get_args
 
-from asgi_llmgate.core.directive_table import HELICONE_NAMES, SPECS, titled
-from asgi_llmgate.core.directives import DEFAULT, Directives, parse_directives
+from asgi_llmgate.core.directives import DEFAULT, Directives
 from asgi_llmgate.core.grants import matches, matches_model
-from asgi_llmgate.core.json import dumps
+from asgi_llmgate.core.policy_headers import (
+    Header,
+    HeaderValue,
+    assignment,
+    header_named,
+    mistake,
+)
 from asgi_llmgate.errors import (
     ConfigurationError,
     ForbiddenError,
@@ -30,13 +35,7 @@ from asgi_llmgate.errors import (
 __all__ = ["Identity", "Refusal", "RoutePolicy", "Rule"]
 
 Identity = Literal["require", "derive", "default"]
-HeaderValue = str | bool | int | float | Sequence[Any] | Mapping[str, Any]
-
 METHODS = frozenset({"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"})
-ANY_PROPERTY = "property-*"
-
-# They say which call it is, so one value for all calls of a route makes no sense.
-_PER_CALL = frozenset({"request_id"})
 # Lists of models name none, and cost nothing.
 _WITHOUT_MODEL = frozenset({"openai-models", "anthropic-models", "gemini-models"})
 
@@ -93,23 +92,6 @@ class Refusal(NamedTuple):
     error: GatewayError
 
 
-class Header(NamedTuple):
-    """A header by what it sets: a field of the directives, or a property (`*` is any)."""
-
-    shown: str
-    field: str
-    property: str | None = None
-
-    def value(self, directives: Directives) -> Any:
-        """Return what the caller, a default or the policy set; None if nothing did."""
-        value = getattr(directives, self.field)
-        if self.property is None:
-            return None if value in ((), "") else value
-        if self.property == "*":
-            return value or None
-        return value.get(self.property)
-
-
 class Rule:
     """A `RoutePolicy`, read once and ready to be applied.
 
@@ -129,21 +111,25 @@ class Rule:
         self.prefix, self.is_exact = _pattern(policy.path)
         self.methods = frozenset(method.upper() for method in policy.methods)
         if unknown := self.methods - METHODS:
-            raise _mistake(policy, f"{min(unknown)!r} is not a method", "POST, GET …")
+            raise mistake(policy.path, f"{min(unknown)!r} is not a method", "POST, GET …")
         if policy.identity not in get_args(Identity):
             wanted = "require, derive or default"
-            raise _mistake(policy, f"identity={policy.identity!r} is none", wanted)
-        self._default = [_assignment(policy, *item) for item in policy.default.items()]
-        self._force = [_assignment(policy, *item) for item in policy.force.items()]
-        self._forbid = [_header(policy, name, any_property=True) for name in policy.forbid]
-        self._require = [_header(policy, name) for name in policy.require]
+            raise mistake(policy.path, f"identity={policy.identity!r} is none", wanted)
+        self._default = [assignment(policy.path, *item) for item in policy.default.items()]
+        self._force = [assignment(policy.path, *item) for item in policy.force.items()]
+        self._forbid = [
+            header_named(policy.path, name, any_property=True) for name in policy.forbid
+        ]
+        self._require = [header_named(policy.path, name) for name in policy.require]
         self.requires_user = any(header.field == "user_id" for header in self._require)
         if self.requires_user and not self.takes_word:
             wanted = "identity='require' alone demands a user who is proven"
-            raise _mistake(policy, "LLMGate-User-Id is required, but not believed", wanted)
+            raise mistake(policy.path, "LLMGate-User-Id is required, but not believed", wanted)
         both = {header.shown for header, _ in (*self._default, *self._force)}
         if clash := [header.shown for header in self._forbid if header.shown in both]:
-            raise _mistake(policy, f"{clash[0]} is both set and forbidden", "force alone is enough")
+            raise mistake(
+                policy.path, f"{clash[0]} is both set and forbidden", "force alone is enough"
+            )
         for what in ("models", "providers"):
             _check_names(policy, what, getattr(policy, what))
         # Nearly all callers send no header at all, and all of those get the same.
@@ -260,74 +246,18 @@ def _pattern(path: str) -> tuple[str, bool]:
     return "/".join(["", *(segment for segment in stem.lower().split("/") if segment)]), is_exact
 
 
-def _header(policy: RoutePolicy, name: str, *, any_property: bool = False) -> Header:
-    short = name.strip().lower().removeprefix("llmgate-").removeprefix("helicone-")
-    short = HELICONE_NAMES.get(short, short)
-    shown = f"LLMGate-{titled(short)}"
-    if short == ANY_PROPERTY and any_property:
-        return Header("LLMGate-Property-*", "properties", "*")
-    # Whatever is wrong with the name, the reader of headers knows it and names the nearest.
-    spec = SPECS.get(short)
-    if short.startswith("property-") and short != ANY_PROPERTY:
-        if len(short) > len("property-"):
-            return Header(shown, "properties", short.removeprefix("property-"))
-    elif spec is None:
-        _read(policy, short, "x")
-    elif spec.field is not None:
-        return Header(shown, spec.field)
-    raise _mistake(policy, f"{shown} cannot be used in a policy", "a header that says what to do")
-
-
-def _assignment(policy: RoutePolicy, name: str, value: HeaderValue) -> tuple[Header, Any]:
-    header = _header(policy, name)
-    if header.field in _PER_CALL:
-        raise _mistake(policy, f"{header.shown} is different on each call", "leave it to callers")
-    directives = _read(policy, header.shown[len("LLMGate-") :], _text(value))
-    understood = header.value(directives)
-    if understood is None:
-        raise _mistake(policy, f"{header.shown} has no value", "give it one")
-    return header, understood
-
-
-def _read(policy: RoutePolicy, short: str, text: str) -> Directives:
-    """Read a header as if a caller had sent it.
-
-    Raises:
-        ConfigurationError: he would be refused.
-    """
-    try:
-        encoded = text.encode("latin-1")
-    except UnicodeEncodeError:
-        encoded = text.encode()
-    try:
-        return parse_directives({b"llmgate-" + short.lower().encode(): encoded})
-    except InvalidRequestError as error:
-        raise _mistake(policy, str(error).rstrip("."), "mend or remove that header") from None
-
-
-def _text(value: HeaderValue) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value if isinstance(value, str) else dumps(value).decode()
-
-
 def _check_names(policy: RoutePolicy, what: str, names: Sequence[str] | None) -> None:
     if isinstance(names, str):
-        raise _mistake(policy, f"`{what}` is a text", f"{what} = [{names!r}]")
+        raise mistake(policy.path, f"`{what}` is a text", f"{what} = [{names!r}]")
     for name in names or ():
         if not name or "*" in name[:-1] or not name.isprintable():
-            raise _mistake(
-                policy, f"{name!r} in `{what}` is no name", "a `*` may only be at the end"
+            raise mistake(
+                policy.path, f"{name!r} in `{what}` is no name", "a `*` may only be at the end"
             )
         if what == "providers" and name != name.lower():
-            raise _mistake(
-                policy, f"{name!r} in `providers`", f"ids are lower case: {name.lower()}"
+            raise mistake(
+                policy.path, f"{name!r} in `providers`", f"ids are lower case: {name.lower()}"
             )
-
-
-def _mistake(policy: RoutePolicy, what: str, hint: str) -> ConfigurationError:
-    stop = "" if what.endswith("?") else "."
-    return ConfigurationError(f"The policy for {policy.path!r}: {what}{stop}\nHINT: {hint}.")
 
 
 def _refusal(reason: str, kind: type[GatewayError], message: str, param: str | None) -> Refusal:

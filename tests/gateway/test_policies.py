@@ -206,17 +206,11 @@ def test_explain_says_what_applies_and_why(tmp_path: Path, monkeypatch: pytest.M
         ("gpt-4o", '[{"provider": "groq", "model": "llama-3.3-70b"}]'),
         (
             "gpt-4o",
-            (
-                '[{"target-url": "https://api.openai.com", "headers": {"Authorization": "Bearer sk-x"},'
-                ' "onCodes": [500], "bodyKeyOverride": {"model": "o3"}}]'
-            ),
+            '[{"target-url": "https://api.openai.com", "bodyKeyOverride": {"model": "o3"}}]',
         ),
         (
             "gpt-4o",
-            (
-                '[{"target-url": "https://openrouter.ai/api/v1", "onCodes": [500],'
-                ' "bodyKeyOverride": {"models": ["o3"]}}]'
-            ),
+            '[{"target-url":"https://openrouter.ai/api/v1","bodyKeyOverride":{"models":["o3"]}}]',
         ),
     ],
     ids=[
