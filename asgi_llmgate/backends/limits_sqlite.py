@@ -40,6 +40,7 @@ SWEEP_EVERY_NS = 60_000_000_000
 # What was spent is shown for a while after its period.
 KEPT_NS = 40 * 86_400_000_000_000
 MAX_BATCH = 256
+OPEN_FOR_S = 1.5
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS rates(key TEXT PRIMARY KEY, tat_ns INTEGER) WITHOUT ROWID;
@@ -271,15 +272,31 @@ class SqliteMeters:
 
     def _opened(self) -> apsw.Connection:
         if self._connection is None:
-            connection = connect(self.path)
+            connection = self._connected()
             connection.wal_autocheckpoint(1000)
-            self._connection = connection
             self._alive_at_ns = self._clock_ns() - ALIVE_EVERY_NS
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(SCHEMA)
-            self._move_to_this_boot(connection)
-            connection.execute("COMMIT")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(SCHEMA)
+                self._move_to_this_boot(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
         return self._connection
+
+    def _connected(self) -> apsw.Connection:
+        """Open the file; several processes that make it at once get in one another's way."""
+        deadline = time.monotonic() + OPEN_FOR_S
+        while True:
+            try:
+                return connect(self.path)
+            except apsw.BusyError:
+                # Switching a new file to WAL does not wait for others, as all else does.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
 
     def _move_to_this_boot(self, connection: apsw.Connection) -> None:
         boot = _boot()

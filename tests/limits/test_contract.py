@@ -190,3 +190,13 @@ async def test_only_one_worker_is_the_first(make_store: MakeStore) -> None:
     firsts = await asyncio.gather(*(worker.first("budget|x") for worker in workers))
 
     assert sorted(firsts) == [False, False, True]
+
+
+async def test_workers_that_start_at_once_do_not_get_in_one_anothers_way(
+    make_store: MakeStore,
+) -> None:
+    workers = [make_store() for _ in range(8)]
+    meter = Meter("at once", Kind.RATE, 4, HOUR)
+    taken = await asyncio.gather(*(take(worker, Claim(meter, 1, 1)) for worker in workers))
+
+    assert sum(one.hold is not None for one in taken) == 4
