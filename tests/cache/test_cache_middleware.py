@@ -494,3 +494,20 @@ async def test_a_tenant_named_like_a_byok_caller_is_not_him() -> None:
     own: Any = Known(PrincipalKind.KEY)
     byok: Any = Known(PrincipalKind.BYOK)
     assert by_tenant(own, {}) != by_tenant(byok, {})
+
+
+@pytest.mark.parametrize("allowed", [False, True], ids=["refused", "allowed"])
+async def test_an_answer_of_a_fallback_model_is_given_by_policy_only(
+    model: Model, store: CacheStore, allowed: bool
+) -> None:
+    async def fell_back(scope: Any, receive: Any, send: Any) -> None:
+        scope["llmgate"].fallback_index = 1
+        await model(scope, receive, send)
+
+    policy = CachePolicy(serves_fallbacks=allowed)
+    app = cached(fell_back, store, policy=policy)
+    await call(app, CHAT)
+
+    assert status(await call(app, CHAT)) == ("HIT" if allowed else "MISS")
+    strict = cached(model, store)
+    assert status(await call(strict, CHAT)) == "MISS"

@@ -119,6 +119,7 @@ def test_nothing_moves_from_one_field_to_the_next(question: Question, data: st.D
     given_, taken = getattr(question, giver) or "", getattr(question, taker) or ""
     if len(given_) < 2:
         return
-    moved = question._replace(**{giver: given_[:-1], taker: given_[-1] + taken})
+    changes: dict[str, Any] = {giver: given_[:-1], taker: given_[-1] + taken}
+    moved = question._replace(**changes)
 
     assert cache_key(SECRET, moved) != cache_key(SECRET, question)
