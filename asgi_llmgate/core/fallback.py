@@ -183,7 +183,12 @@ def same_key_moves(outcome: Outcome) -> bool:
     """Tell whether another key of the same target may do what this one could not."""
     if outcome.reason in (Reason.CONNECT, Reason.AUTH, Reason.QUOTA):
         return True
-    return outcome.status in (402, 429, 503, 529) and outcome.reason == Reason.STATUS
+    if outcome.reason != Reason.STATUS:
+        return False
+    # A limit is that of a key. Who is overloaded and says for how long is so for all keys.
+    return outcome.status in (402, 429) or (
+        outcome.status in (503, 529) and outcome.asked_s is None
+    )
 
 
 def fallback_plan(
