@@ -42,6 +42,7 @@ def derive_tags(
     request: Mapping[str, Any] | None,
     *,
     user: User | None = None,
+    takes_word: bool = True,
     trace: Trace | None = None,
 ) -> Tags:
     """Return the tags of a call.
@@ -49,9 +50,10 @@ def derive_tags(
     Args:
         request: Its JSON body, where it has one.
         user: From `find_user`, if that was asked already.
+        takes_word: As for `find_user`.
         trace: What `traceparent` and `baggage` say. A header of ours goes before it.
     """
-    found = find_user(principal, directives, request) if user is None else user
+    found = user or find_user(principal, directives, request, takes_word=takes_word)
     properties = _properties(principal, directives, trace)
     return Tags(
         user_id=found.id,

@@ -253,7 +253,9 @@ class Recorder:
         usage = context.usage
         tags = context.tags
         if tags is None:
-            tags = derive_tags(context.principal, directives, body.parsed)
+            policy = context.policy
+            takes_word = policy is None or policy.takes_word
+            tags = derive_tags(context.principal, directives, body.parsed, takes_word=takes_word)
         principal = context.principal
         first = context.first_byte_ns
         return CallRecord(

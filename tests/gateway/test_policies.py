@@ -257,3 +257,24 @@ async def test_a_stored_answer_is_not_given_to_who_may_not_have_it(
     assert [each.headers["llmgate-cache"] for each in allowed] == ["MISS", "HIT"]
     await open_gate.aclose()
     await closed_gate.aclose()
+
+
+async def test_the_record_of_a_refusal_does_not_believe_the_caller_either(
+    make_gate: MakeGate, log: MemoryLogSink
+) -> None:
+    gate = make_gate(keys=f"shop:{KEY}", policies=[{"path": "*", "identity": "require"}])
+    exchange = await call(gate, headers={"llmgate-auth": KEY, "llmgate-user-id": "ada"})
+
+    assert exchange.status == 403
+    assert (log.records[0].user_id, log.records[0].user_trust) == ("svc:shop", "synthetic")
+
+
+async def test_two_keys_without_users_never_share_one(
+    make_gate: MakeGate, log: MemoryLogSink
+) -> None:
+    gate = make_gate(keys={"one": "lg_one_0123456789", "two": "lg_two_0123456789"})
+    for key, claimed in (("one", ""), ("two", ""), ("two", "svc:one")):
+        headers = {"llmgate-auth": f"lg_{key}_0123456789", "llmgate-user-id": claimed}
+        await call(gate, {**CHAT, "user": claimed}, headers=headers, key="sk-own")
+
+    assert [record.user_id for record in log.records] == ["svc:one", "svc:two", "svc:two"]
