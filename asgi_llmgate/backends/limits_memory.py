@@ -39,8 +39,10 @@ class MemoryLimitStore:
 
     def take(self, claims: Sequence[Claim], /) -> Taken:
         standings = self._ledger.take(claims, self._clock_ns(), self._wall_clock_ns())
-        allowed = all(standing.allowed for standing in standings)
-        return Taken(claims if allowed else None, standings)
+        for standing in standings:
+            if not standing.allowed:
+                return Taken(None, standings)
+        return Taken(claims, standings)
 
     def settle(self, hold: object, spent: Sequence[int], /) -> None:
         now_ns = self._clock_ns()

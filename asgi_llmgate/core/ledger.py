@@ -45,6 +45,8 @@ class Ledger:
 
     def take(self, claims: Sequence[Claim], now_ns: int, wall_ns: int) -> list[Standing]:
         """Take all of `claims` if every one of them is allowed, else nothing."""
+        if len(claims) == 1 and claims[0].meter.kind is Kind.RATE:
+            return [self._take_rate(claims[0], now_ns, wall_ns)]
         standings = []
         allowed = True
         for meter, _, needed in claims:
@@ -59,6 +61,22 @@ class Ledger:
         if self._until_sweep <= 0:
             self.sweep(now_ns, wall_ns)
         return standings
+
+    def _take_rate(self, claim: Claim, now_ns: int, wall_ns: int) -> Standing:
+        """Do the same for the one claim that most calls have, looking once."""
+        meter, amount, needed = claim
+        key, _, quota, window_ns, _ = meter
+        tat_ns = self._tats.get(key, 0)
+        if tat_ns < now_ns:
+            tat_ns = now_ns
+        if tat_ns - (-needed * window_ns // quota) - now_ns > window_ns:
+            return gcra(tat_ns, now_ns, meter, needed)
+        tat_ns -= -amount * window_ns // quota
+        self._tats[key] = tat_ns
+        self._until_sweep -= 1
+        if self._until_sweep <= 0:
+            self.sweep(now_ns, wall_ns)
+        return gcra_standing(tat_ns, now_ns, meter)
 
     def settle(self, meter: Meter, reserved: int, spent: int, now_ns: int) -> int:
         """Put what was spent in the place of what was reserved; return a budget's sum, else 0."""

@@ -95,8 +95,11 @@ def gcra(tat_ns: int, now_ns: int, meter: Meter, needed: int) -> Standing:
 
 def gcra_standing(tat_ns: int, now_ns: int, meter: Meter) -> Standing:
     """Return how the meter stands for a call that was let through."""
-    tat_ns = max(tat_ns, now_ns)
-    return Standing(True, gcra_remaining(tat_ns, now_ns, meter), 0, tat_ns - now_ns)
+    ahead_ns = tat_ns - now_ns
+    if ahead_ns < 0:
+        ahead_ns = 0
+    left = (meter.window_ns - ahead_ns) * meter.quota // meter.window_ns
+    return Standing(True, max(0, left), 0, ahead_ns)
 
 
 def gcra_remaining(tat_ns: int, now_ns: int, meter: Meter) -> int:

@@ -18,6 +18,9 @@ DEFAULT_OUTPUT_TOKENS = 1000
 MAX_OUTPUT_TOKENS = 1_000_000
 
 _LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens", "max_tokens_to_sample")
+# Gemini's, and Bedrock's.
+_NESTED = ("generationConfig", "generation_config", "inferenceConfig")
+_LIMITS_NESTED = ("maxOutputTokens", "max_output_tokens", "maxTokens")
 _NO_OUTPUT = frozenset(
     {"openai-embeddings", "gemini-embeddings", "openai-moderations", "openai-rerank"}
 )
@@ -56,21 +59,21 @@ class LearnedOutputs:
 
 def output_limit(request: Mapping[str, Any]) -> int | None:
     """Return how many output tokens a request allows, all its choices together; None if any."""
-    limit: int | None = None
-    for source in (
-        request,
-        request.get("generationConfig"),
-        request.get("generation_config"),
-        request.get("inferenceConfig"),
-    ):
-        if not isinstance(source, Mapping):
-            continue
-        for name in (*_LIMITS, "maxOutputTokens", "maxTokens"):
-            limit = limit or _positive(source.get(name))
+    limit = _first(request, _LIMITS)
+    for name in _NESTED:
+        if limit is None and isinstance(nested := request.get(name), dict):
+            limit = _first(nested, _LIMITS_NESTED)
     if limit is None:
         return None
     choices = _positive(request.get("n")) or 1
     return min(limit * min(choices, 128), MAX_OUTPUT_TOKENS)
+
+
+def _first(values: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        if name in values and (found := _positive(values[name])) is not None:
+            return found
+    return None
 
 
 def expected_usage(

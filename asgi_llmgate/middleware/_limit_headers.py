@@ -45,9 +45,9 @@ def limit_headers(stands: Stands, dialect: Dialect, *, ietf: bool = False) -> He
     if theirs:
         headers += _named(b"helicone-ratelimit-", *_tightest(theirs))
     if requests:
-        headers += _in_dialect(dialect, "requests", *_tightest(requests))
+        headers += _in_dialect(dialect, b"requests", *_tightest(requests))
     if tokens:
-        headers += _in_dialect(dialect, "tokens", *_tightest(tokens))
+        headers += _in_dialect(dialect, b"tokens", *_tightest(tokens))
     if ietf:
         headers += _ietf(stands)
     return headers
@@ -68,29 +68,52 @@ def _tightest(stands: Stands) -> tuple[Policy, Standing]:
 
 def _named(prefix: bytes, policy: Policy, standing: Standing) -> Headers:
     """Return limit, remaining, reset in seconds until all is there again, and the policy."""
+    limit, text = _fixed(prefix, policy)
+    if policy.unit is Unit.CENTS:
+        remaining = shown_quota(policy.unit, standing.remaining).encode()
+    else:
+        remaining = b"%d" % standing.remaining
     return [
-        (prefix + b"limit", shown_quota(policy.unit, policy.quota).encode()),
-        (prefix + b"remaining", shown_quota(policy.unit, standing.remaining).encode()),
+        limit,
+        (prefix + b"remaining", remaining),
         (prefix + b"reset", b"%d" % -(-standing.reset_ns // _SECOND)),
-        (prefix + b"policy", safe_value(policy.describe())),
+        text,
     ]
 
 
-def _in_dialect(dialect: Dialect, noun: str, policy: Policy, standing: Standing) -> Headers:
+# By identity, for hashing a policy takes longer than writing the headers; so it is kept, too.
+_written: dict[tuple[int, bytes], tuple[Policy, Headers]] = {}
+
+
+def _fixed(prefix: bytes, policy: Policy) -> Headers:
+    """Return the two headers that are the same with every call."""
+    known = _written.get((id(policy), prefix))
+    if known is not None and known[0] is policy:
+        return known[1]
+    if len(_written) >= 1000:
+        _written.clear()
+    headers = [
+        (prefix + b"limit", shown_quota(policy.unit, policy.quota).encode()),
+        (prefix + b"policy", safe_value(policy.describe())),
+    ]
+    _written[id(policy), prefix] = policy, headers
+    return headers
+
+
+def _in_dialect(dialect: Dialect, noun: bytes, policy: Policy, standing: Standing) -> Headers:
     limit, remaining = b"%d" % policy.quota, b"%d" % standing.remaining
     if dialect is Dialect.ANTHROPIC:
         at = datetime.fromtimestamp(time.time() + standing.reset_ns / _SECOND, UTC)
-        prefix = f"anthropic-ratelimit-{noun}-".encode()
+        prefix = b"anthropic-ratelimit-" + noun
         return [
-            (prefix + b"limit", limit),
-            (prefix + b"remaining", remaining),
-            (prefix + b"reset", f"{at:%Y-%m-%dT%H:%M:%SZ}".encode()),
+            (prefix + b"-limit", limit),
+            (prefix + b"-remaining", remaining),
+            (prefix + b"-reset", f"{at:%Y-%m-%dT%H:%M:%SZ}".encode()),
         ]
-    name = noun.encode()
     return [
-        (b"x-ratelimit-limit-" + name, limit),
-        (b"x-ratelimit-remaining-" + name, remaining),
-        (b"x-ratelimit-reset-" + name, duration(standing.reset_ns).encode()),
+        (b"x-ratelimit-limit-" + noun, limit),
+        (b"x-ratelimit-remaining-" + noun, remaining),
+        (b"x-ratelimit-reset-" + noun, duration(standing.reset_ns).encode()),
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any
@@ -22,7 +21,7 @@ from asgi_llmgate.errors import InvalidRequestError, LimitExceededError
 from asgi_llmgate.middleware._base import GatewayMiddleware
 from asgi_llmgate.middleware._grants import TargetsOf
 from asgi_llmgate.middleware._limit_headers import Stands, limit_headers, without_repeats
-from asgi_llmgate.protocols import LimitStore, Price
+from asgi_llmgate.protocols import LimitStore, Price, Taken
 from asgi_llmgate.types import CacheStatus, Usage
 
 __all__ = ["Count", "LimitsMiddleware"]
@@ -111,11 +110,13 @@ class LimitsMiddleware(GatewayMiddleware):
         if not policies and not budgets:
             await self.app(scope, receive, send)
             return
-        request = await self._request(context)
+        request = context.body.parsed
+        if request is None:
+            request = await self._request(context)
         receive = context.body.replay(receive)
         call = _Call(self, context, scope, request, policies, budgets)
         taken = self.store.take(call.claims)
-        if inspect.isawaitable(taken):
+        if not isinstance(taken, Taken):
             taken = await taken
         if taken.hold is None:
             raise call.refusal(taken.standings)

@@ -76,11 +76,14 @@ class SharedBudget(RuleBasedStateMachine):
                 purse.undo(amount)
                 return multiple()
         reserved = sum(one for _, _, one in self.in_flight)
-        # Every worker knows its own spending, so only what others owe can be overlooked.
+        # Every worker knows its own spending, so only what others owe can be overlooked; and what
+        # was leased to it stays its own though others have spent too much since.
         owed_elsewhere = sum(
             max(0, -one.free) for place, one in enumerate(self.purses) if place != worker
         )
-        assert self.spent + reserved + needed <= QUOTA + owed_elsewhere + self.lost
+        too_much = max(0, self.store.spent + sum(self.store.held.values()) - QUOTA)
+        most = QUOTA + too_much + owed_elsewhere + self.lost
+        assert self.spent + reserved + needed <= most
         call = worker, self.generation[worker], amount
         self.in_flight.append(call)
         return call
