@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from asgi_llmgate.backends.limits_shared import SharedLimitStore, SharedMeters
 from asgi_llmgate.backends.webhook import Webhooks
 from asgi_llmgate.cache import Cache
+from asgi_llmgate.clouds import CLOUDS, completed
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.control import Control
 from asgi_llmgate.core.budgets import Budget
@@ -233,6 +234,13 @@ def registry_of(settings: Settings, environment: Mapping[str, str] = os.environ)
     for provider in plain.providers.values():
         if provider.id not in mentioned and (keys := _key_of(provider, environment)):
             overrides[provider.id] = ProviderOverride(keys=keys)
+    for cloud in CLOUDS:
+        named = (name for name in overrides if (row := plain.get(name)) and row.id == cloud)
+        name = next(named, cloud)
+        before = overrides.get(name, ProviderOverride())
+        after = completed(plain.providers[cloud], before, settings, environment)
+        if after != before:
+            overrides[name] = after
     if settings.demo:
         overrides["demo"] = ProviderOverride(
             formats=dict.fromkeys(("openai-chat", "anthropic-messages", "gemini"), DEMO_BASE_URL),

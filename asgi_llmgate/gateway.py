@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -53,6 +54,7 @@ from asgi_llmgate.backends.upstreams_sqlite import SharedHealth
 from asgi_llmgate.budgets import BudgetAlerts, Budgets
 from asgi_llmgate.cache import Cache
 from asgi_llmgate.client.in_process import in_process_client
+from asgi_llmgate.clouds import signers_of
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext, first_headers, relative_path
 from asgi_llmgate.control import Control
 from asgi_llmgate.core.cache_key import ATTRIBUTION, NOT_IN_KEY
@@ -190,6 +192,7 @@ class LLMGate:
             max_upload_bytes=settings.limits.max_upload_bytes,
             shared_state=self._is_one_tenant,
             stored_keys=self.control.provider_keys.pooled,
+            signers=signers_of(settings, os.environ),
             is_strict=settings.translation == "strict",
         )
         targets = targets_of(self._registry)

@@ -26,6 +26,7 @@ __all__ = [
     "LogSink",
     "Price",
     "RawHeaders",
+    "Sign",
     "Taken",
     "Timeouts",
     "Upstream",
@@ -153,6 +154,16 @@ class UpstreamRequest:
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes | AsyncIterator[bytes] | None
     timeouts: Timeouts
+
+
+class Sign(Protocol):
+    """Add to a request what its provider wants beside a key in a header: a signature, a token.
+
+    - Called with a request whose body is whole, just before it is sent; changes its headers only.
+    - Raises `UpstreamError` with the code `upstream_auth`, whose message holds no credential.
+    """
+
+    async def __call__(self, request: UpstreamRequest, /) -> None: ...
 
 
 class UpstreamResponse(Protocol):

@@ -41,10 +41,12 @@ from asgi_llmgate.errors import ConfigurationError
 
 __all__ = [
     "AuthSettings",
+    "AwsSettings",
     "BreakerSettings",
     "BudgetSettings",
     "CacheSettings",
     "FallbackSettings",
+    "GoogleSettings",
     "LimitSettings",
     "LogSettings",
     "ModelPrice",
@@ -172,6 +174,33 @@ class UpstreamSettings(Section):
     timeouts: TimeoutSettings = TimeoutSettings()
     target_hosts: CommaList = []
     """Hosts that `LLMGate-Target-URL` may name beside those of the registry."""
+
+
+class AwsSettings(Section):
+    """With which calls to Bedrock are signed, where there is no bearer key for it."""
+
+    region: str | None = None
+    access_key_id: str | None = None
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+    profile: str | None = None
+    default_chain: bool = False
+    """Look where AWS's own tools do: files, containers, the machine's role."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("access_key_id and secret_access_key go together")
+        return self
+
+
+class GoogleSettings(Section):
+    """With which tokens for Vertex are got."""
+
+    credentials_file: Path | None = None
+    """The key of a service account, JSON."""
+    default_credentials: bool = False
+    """Look where Google's own tools do."""
 
 
 class TagSettings(Section):
@@ -420,6 +449,8 @@ class Settings(BaseSettings):
     models: dict[str, ModelSettings] = {}
     fallback: FallbackSettings = FallbackSettings()
     breaker: BreakerSettings = BreakerSettings()
+    aws: AwsSettings = AwsSettings()
+    google: GoogleSettings = GoogleSettings()
     translation: Literal["strict", "lenient"] = "lenient"
     """What becomes of parameters that the provider of a call has nothing like."""
     demo: bool = False

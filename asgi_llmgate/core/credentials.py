@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from asgi_llmgate.core.derive import Label, derive
-from asgi_llmgate.errors import InvalidRequestError
+from asgi_llmgate.errors import AuthenticationError, InvalidRequestError
 from asgi_llmgate.types import CallerKey, Dialect, Principal, PrincipalKind, Route, Secret
 
 __all__ = [
@@ -61,6 +61,8 @@ _HOMES: dict[Dialect, str] = {
     Dialect.BEDROCK: "bedrock",
 }
 
+_AWS_SIGNATURE = b"AWS4-"
+
 # Visible ASCII but the comma, by which some servers join what was sent twice.
 _KEY_BYTES = bytes(range(0x21, 0x7F)).replace(b",", b"")
 
@@ -100,11 +102,18 @@ def find_credentials(
 
     Raises:
         InvalidRequestError: a header holds something that cannot be one key.
+        AuthenticationError: all there is, is a signature of AWS.
     """
     explicit = headers.get(b"llmgate-auth")
     is_helicone = explicit is None
     if is_helicone:
         explicit = headers.get(b"helicone-auth")
+    if explicit is None and headers.get(b"authorization", b"").startswith(_AWS_SIGNATURE):
+        raise AuthenticationError(
+            "An AWS signature covers the host it was made for, which is this gateway and not "
+            "Bedrock, so it cannot be passed on. Send a key of this gateway or of Bedrock as "
+            "`Authorization: Bearer`: AWS's SDKs do if AWS_BEARER_TOKEN_BEDROCK holds it."
+        )
     own_names = _OWN[dialect]
     own: tuple[CallerKey, ...] = ()
     others: tuple[CallerKey, ...] = ()

@@ -12,6 +12,7 @@ from asgi_llmgate.types import Secret
 
 __all__ = [
     "RATE_LIMIT_PREFIXES",
+    "SIGNED",
     "answer_headers",
     "forward_all",
     "forward_allowed",
@@ -46,6 +47,10 @@ NEVER_FORWARDED = (
         b"host",
         b"via",
         b"x-real-ip",
+        # What belongs to an AWS signature, which covers the gateway's host.
+        b"x-amz-content-sha256",
+        b"x-amz-date",
+        b"x-amz-security-token",
     }
 )
 NEVER_FORWARDED_PREFIXES = (b"llmgate-", b"helicone-", b"x-forwarded-", b"sec-fetch-", b"cf-")
@@ -126,6 +131,9 @@ def _answered(name: bytes, pooled: bool) -> bool:
         return False
     return not (pooled and (name.startswith(RATE_LIMIT_PREFIXES) or name == b"openai-organization"))
 
+
+SIGNED = frozenset({"sigv4", "gcp-oauth"})
+"""Styles that need more than a header: the request itself is signed, or a token got for it."""
 
 AUTH_HEADERS: Mapping[str, tuple[bytes, bytes]] = {
     "bearer": (b"authorization", b"Bearer "),

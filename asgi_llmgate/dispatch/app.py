@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -22,7 +22,9 @@ from asgi_llmgate.dispatch.request import (
     body_for,
     credentials_for,
     credentials_of,
+    is_signed,
     timeouts_for,
+    unsupported,
 )
 from asgi_llmgate.dispatch.translate import (
     TranslatedCall,
@@ -38,7 +40,7 @@ from asgi_llmgate.errors import (
     InvalidRequestError,
     UpstreamBrokenError,
 )
-from asgi_llmgate.protocols import Timeouts, Upstream, UpstreamRequest
+from asgi_llmgate.protocols import Sign, Timeouts, Upstream, UpstreamRequest
 from asgi_llmgate.types import AttemptRecord, Route
 
 __all__ = ["Dispatch"]
@@ -76,6 +78,7 @@ class Dispatch:
             key, where whoever uses it sees and deletes what all others made. Asked per call if it
             can change.
         stored_keys: Further pooled keys of a provider, by its id.
+        signers: Add what is more than a key in a header, by the rows' way of authentication.
         is_strict: What cannot be translated for a provider of another format is refused, instead
             of being left out and named in `LLMGate-Dropped-Params`.
     """
@@ -90,6 +93,7 @@ class Dispatch:
         max_upload_bytes: int = 512 * 1024 * 1024,
         shared_state: bool | Callable[[], bool] = True,
         stored_keys: Callable[[str], Sequence[ProviderKey]] | None = None,
+        signers: Mapping[str, Sign] | None = None,
         is_strict: bool = False,
     ) -> None:
         self.upstream = upstream
@@ -99,6 +103,7 @@ class Dispatch:
         self.max_upload_bytes = max_upload_bytes
         self._shared_state = shared_state
         self._stored_keys = stored_keys
+        self._signers = signers or {}
         self.is_strict = is_strict
         self._known: dict[tuple[str, str | None], Target] = {}
 
@@ -229,6 +234,11 @@ class Dispatch:
             body,
             timeouts_for(base, timeout_ms),
         )
+        if is_signed(key, target.provider):
+            sign = self._signers.get(target.provider.auth)
+            if sign is None or is_upload:
+                raise unsupported(target.provider)
+            await sign(upstream_request)
         watch = DisconnectWatch(receive, armed=not is_upload, at_once=context.is_stream)
         if is_upload:
             upstream_request.body = upload(context, receive, watch, self.max_upload_bytes)

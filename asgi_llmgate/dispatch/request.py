@@ -9,7 +9,7 @@ from typing import Any
 
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.adapt import changes_for
-from asgi_llmgate.core.forward import forward_all, forward_allowed, key_header
+from asgi_llmgate.core.forward import SIGNED, forward_all, forward_allowed, key_header
 from asgi_llmgate.core.json import dumps
 from asgi_llmgate.core.key_pool import Chosen, missing_key, usable_keys
 from asgi_llmgate.core.registry import Provider, ProviderKey
@@ -19,7 +19,14 @@ from asgi_llmgate.protocols import RawHeaders, Timeouts
 from asgi_llmgate.providers.foreign import may_hold_foreign, without_foreign
 from asgi_llmgate.types import CallerKey
 
-__all__ = ["body_for", "credentials_for", "credentials_of", "timeouts_for"]
+__all__ = [
+    "body_for",
+    "credentials_for",
+    "credentials_of",
+    "is_signed",
+    "timeouts_for",
+    "unsupported",
+]
 
 # Formats whose streams carry usage only if `stream_options` asks for it.
 USAGE_ON_REQUEST = frozenset({"openai-chat", "openai-completions"})
@@ -89,17 +96,30 @@ def credentials_of(
 def _with_pooled_key(
     key: ProviderKey, provider: Provider, raw_headers: Sequence[tuple[bytes, bytes]]
 ) -> RawHeaders:
-    header = key_header(provider.auth, key.key)
-    if header is None:
-        raise _unsupported(provider.id)
     headers = forward_allowed(raw_headers)
+    if is_signed(key, provider):
+        return headers  # Signed when all of the request is there.
+    auth = "bearer" if provider.auth in SIGNED else provider.auth
+    header = key_header(auth, key.key)
+    if header is None:
+        raise unsupported(provider)
     headers.append(header)
     return headers
 
 
-def _unsupported(provider_id: str) -> InvalidRequestError:
+def is_signed(key: ProviderKey | None, provider: Provider) -> bool:
+    """Tell whether a call with `key` is signed; else the key itself is sent.
+
+    The credentials of signatures are the settings' and not in the key, which is empty then.
+    """
+    return key is not None and provider.auth in SIGNED and not key.key.reveal()
+
+
+def unsupported(provider: Provider) -> InvalidRequestError:
+    """Return what to tell a caller whose provider wants a credential that is not to be had here."""
     return InvalidRequestError(
-        f"The provider {provider_id!r} wants signed requests, which are not built yet.",
+        f"The provider {provider.id!r} wants a credential of the kind {provider.auth!r}, which "
+        "this gateway is not set up for.",
         code="translation_unavailable",
     )
 

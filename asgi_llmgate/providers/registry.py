@@ -21,7 +21,7 @@ from asgi_llmgate.providers.reach import REACH
 __all__ = ["ProviderOverride", "load_registry"]
 
 _ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
-_AUTH = ("bearer", "x-api-key", "x-goog-api-key", "api-key", "none")
+_AUTH = ("bearer", "x-api-key", "x-goog-api-key", "api-key", "none", "sigv4", "gcp-oauth")
 _AUTH_HEADER = re.compile(r"header:[a-z0-9-]+")
 
 

@@ -20,7 +20,7 @@ from asgi_llmgate.core.credentials import (
     looks_like_jwt,
     without_credentials,
 )
-from asgi_llmgate.errors import InvalidRequestError
+from asgi_llmgate.errors import AuthenticationError, InvalidRequestError
 from asgi_llmgate.types import Dialect, Principal, PrincipalKind, Route, Secret
 
 SECRET = b"s" * 32
@@ -87,10 +87,20 @@ def test_each_dialect_has_its_own_headers_first(dialect: Dialect, own: dict[str,
 
 @pytest.mark.parametrize(
     "value",
-    [b"Basic dXNlcjpwYXNz", b"Token k", b"AWS4-HMAC-SHA256 Credential=x", b"", b"Bearer", b" "],
+    [b"Basic dXNlcjpwYXNz", b"Token k", b"", b"Bearer", b" "],
 )
 def test_other_schemes_of_authorization_are_no_key(value: bytes) -> None:
     assert shown(found({b"authorization": value})) == ({}, {})
+
+
+def test_an_aws_signature_is_refused_with_the_remedy() -> None:
+    headers = {b"authorization": b"AWS4-HMAC-SHA256 Credential=AKIA/x, Signature=y"}
+    with pytest.raises(AuthenticationError, match="AWS_BEARER_TOKEN_BEDROCK") as caught:
+        found(headers)
+
+    assert "AKIA" not in str(caught.value)
+    # Who says otherwise who he is may sign as he likes; it goes no further.
+    assert shown(found({**headers, b"llmgate-auth": b"k"})) == ({}, {})
 
 
 def test_a_bare_authorization_is_a_key() -> None:
