@@ -73,6 +73,7 @@ from asgi_llmgate.middleware.auth import AuthMiddleware
 from asgi_llmgate.middleware.cache import CacheMiddleware
 from asgi_llmgate.middleware.fallback import FallbackMiddleware
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
+from asgi_llmgate.middleware.idempotency import IdempotencyMiddleware
 from asgi_llmgate.middleware.limits import LimitsMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
 from asgi_llmgate.middleware.policy import PolicyMiddleware
@@ -231,7 +232,7 @@ class LLMGate:
         )
         self._limit_store.on_spent = self._alerts.on_spent
         limiting = LimitsMiddleware(
-            cache,
+            IdempotencyMiddleware(cache),
             store=self._limit_store,
             policies=rates,
             budgets=budgets,
