@@ -112,7 +112,7 @@ def _has_aws(settings: Settings, environment: Mapping[str, str]) -> bool:
     has_keys = bool(
         environment.get("AWS_ACCESS_KEY_ID") and environment.get("AWS_SECRET_ACCESS_KEY")
     )
-    return has_keys and importlib.util.find_spec("botocore") is not None
+    return has_keys and _is_installed("botocore")
 
 
 def _google_file(settings: Settings, environment: Mapping[str, str]) -> str | None:
@@ -123,7 +123,14 @@ def _google_file(settings: Settings, environment: Mapping[str, str]) -> str | No
         return ""
     is_there = environment.get("GOOGLE_APPLICATION_CREDENTIALS")
     # The application default reads that variable; it may also name other kinds of credentials.
-    return "" if is_there and importlib.util.find_spec("google.auth") is not None else None
+    return "" if is_there and _is_installed("google.auth") else None
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # not even the package it is in
+        return False
 
 
 def _reveal(secret: SecretStr | None) -> str | None:

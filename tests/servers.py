@@ -41,7 +41,7 @@ class Gateway(ServerProcess):
         self.env = env
         self.data_dir = data_dir
         try:
-            self.port = int(self.wait_for(r"Uvicorn running on http://127\.0\.0\.1:(\d+)"))
+            self.port = int(self.wait_for(r"Uvicorn running on https?://127\.0\.0\.1:(\d+)"))
             if workers > 1:  # The parent says that it runs before its workers do.
                 self.wait_for(r"Application startup complete", times=workers)
         except BaseException:
