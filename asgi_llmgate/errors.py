@@ -1,7 +1,7 @@
 """Everything this package raises.
 
 GatewayError                     the client may read it; has an HTTP status and a code
-├── InvalidRequestError          400  invalid_json, missing_model, invalid_header, policy_violation …
+├── InvalidRequestError          400  invalid_json, missing_model, invalid_header …
 │   ├── UnknownRouteError        404  unknown_route
 │   ├── UnknownProviderError     400  unknown_provider
 │   ├── TranslationError         400  translation_unavailable

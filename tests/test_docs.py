@@ -120,7 +120,7 @@ def test_variables_named_are_read(page: Path) -> None:
 
 def commands(page: Path) -> set[str]:
     """Return every `llmgate …` that a page shows in a block or in backticks."""
-    text = page.read_text()
+    text = page.read_text().replace("\\\n", " ")
     shown = re.findall(r"^(?: {4}|\$ |.*&& ?\S*/)?(llmgate [a-z-][^\n]*)$", text, re.MULTILINE)
     shown += re.findall(r"`(llmgate [a-z-][^`]*)`", text)
     # Two spaces or more begin a remark beside the command; `|` and `…` stand for the rest.

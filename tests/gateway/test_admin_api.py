@@ -66,7 +66,7 @@ ROLES: dict[str, frozenset[Permission]] = {
     "nobody": frozenset(),
     "junk": frozenset(),
     "stranger": frozenset(),
-    "static key": frozenset(),
+    "static key": frozenset({Permission.LOG_INGEST}),
     "revoked": frozenset(),
     "expired": frozenset(),
     "call": permissions_of([KeyScope.CALL]),
@@ -75,7 +75,7 @@ ROLES: dict[str, frozenset[Permission]] = {
     "all scopes": permissions_of(KeyScope),
     "admin": frozenset(Permission),
 }
-STRANGERS = ("nobody", "junk", "stranger", "static key", "revoked", "expired")
+STRANGERS = ("nobody", "junk", "stranger", "revoked", "expired")
 
 
 async def credentials(gate: LLMGate) -> dict[str, str | None]:
