@@ -94,6 +94,7 @@ class Attempts:
         self._called: set[str] = set()
         self._made = 0
         self._committed = False
+        self._was_refused = False
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         plan = fallback_plan(
@@ -161,8 +162,10 @@ class Attempts:
             for key_id, reason in member.near:
                 self._note(member, key_id, reason)
         budget = health.budget(place.provider)
-        # The same provider again, with whatever key or model, is more load on who has failed.
-        if place.provider in self._called and not budget.take(now_s):
+        # The same provider again, with whatever key or model, is more load on who has failed; but
+        # not if it only refused a key, which nobody uses from then on.
+        is_again = place.provider in self._called and not self._was_refused
+        if is_again and not budget.take(now_s):
             return self._passed_over(member, place, Reason.RETRY_BUDGET)
         ticket = health.admit(place, now_s)
         if ticket is None:
@@ -233,6 +236,7 @@ class Attempts:
             for load in loads:
                 load.in_flight -= 1
             self._learn(place, ticket, outcome, gate, began_s, loop_began_s)
+        self._was_refused = outcome.reason in (Reason.AUTH, Reason.QUOTA)
         took_ms = (parts.clock() - began_s) * 1000
         self._record(member, place, outcome, noted, took_ms)
         if gate.is_open and gate.started:
