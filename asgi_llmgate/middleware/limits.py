@@ -106,7 +106,10 @@ class LimitsMiddleware(GatewayMiddleware):
         asked = context.directives.rate_limit_policy
         if asked:
             policies += asked
-        budgets = await self._budgets()
+        stored = self.store.budgets()
+        if stored is None:
+            stored = await self.store.load_budgets()
+        budgets = (*self.own_budgets, *stored) if stored else self.own_budgets
         if not policies and not budgets:
             await self.app(scope, receive, send)
             return
@@ -120,19 +123,13 @@ class LimitsMiddleware(GatewayMiddleware):
             taken = await taken
         if taken.hold is None:
             raise call.refusal(taken.standings)
-        answer = _Answer(context, send)
+        answer = _Answer(context, send, meters=call.spends)
         try:
             answer.headers = call.headers(taken.standings)
             await self.app(scope, receive, answer)
         finally:
             # Nothing here waits, so that a cancelled call is settled, too.
             self.store.settle(taken.hold, call.spent(answer))
-
-    async def _budgets(self) -> Sequence[Budget]:
-        stored = self.store.budgets()
-        if stored is None:
-            stored = await self.store.load_budgets()
-        return (*self.own_budgets, *stored) if stored else self.own_budgets
 
     async def _request(self, context: GatewayContext) -> dict[str, Any] | None:
         route = context.route
@@ -195,6 +192,7 @@ class _Call:
         "_policies",
         "_request",
         "claims",
+        "spends",
     )
 
     def __init__(
@@ -220,6 +218,8 @@ class _Call:
         self._policies: list[Policy] = []
         self._budgets: list[Budget] = []
         self.claims: list[Claim] = []
+        # Whether it matters how much is used; else nobody looks.
+        self.spends = False
         identity = self._identity(scope)
         for policy in policies:
             self._claim(policy, identity)
@@ -232,6 +232,7 @@ class _Call:
             amount = min(self.expected_cost, meter.quota)
             self.claims.append(Claim(meter, amount, max(1, amount)))
             self._budgets.append(budget)
+            self.spends = True
 
     def headers(self, standings: Sequence[Standing]) -> list[tuple[bytes, bytes]]:
         stands: Stands = list(zip(self._policies, standings, strict=False))
@@ -277,6 +278,8 @@ class _Call:
     def spent(self, answer: _Answer) -> list[int]:
         """Return what the call took of each claim, in their order."""
         context = self._context
+        if not self.spends:
+            return [1 if policy.unit is Unit.REQUEST else 0 for policy in self._policies]
         usage, cost = self._used(answer)
         if usage is not None and not usage.estimated and self._model is not None:
             self._limits._learned.observe(self._model, usage.output_tokens)
@@ -360,14 +363,17 @@ class _Call:
             return
         meter = self._limits.meter(policy, identity.tenant, value or "")
         amount = 1
-        if policy.charges_after:
-            amount = 0
-        elif policy.unit is Unit.TOKEN:
-            expected = self.expected
-            amount = min(expected.input_tokens + expected.output_tokens, policy.quota)
-        elif policy.unit is Unit.CENTS:
-            amount = min(self.expected_cost, policy.quota)
-        self.claims.append(Claim(meter, amount, max(1, amount)))
+        unit = policy.unit
+        if unit is Unit.TOKEN or unit is Unit.CENTS:
+            self.spends = True
+            if policy.charges_after:
+                amount = 0
+            elif unit is Unit.TOKEN:
+                expected = self.expected
+                amount = min(expected.input_tokens + expected.output_tokens, policy.quota)
+            else:
+                amount = min(self.expected_cost, policy.quota)
+        self.claims.append(Claim(meter, amount, amount or 1))
         self._policies.append(policy)
 
     def _missing(self, policy: Policy) -> None:
@@ -394,11 +400,12 @@ class _Call:
 class _Answer:
     """The `send` of one call: adds the headers, and meters where nobody inside does."""
 
-    __slots__ = ("_context", "_meter", "_send", "_size", "_whole", "headers")
+    __slots__ = ("_context", "_meter", "_meters", "_send", "_size", "_whole", "headers")
 
-    def __init__(self, context: GatewayContext, send: Send) -> None:
+    def __init__(self, context: GatewayContext, send: Send, *, meters: bool) -> None:
         self._context = context
         self._send = send
+        self._meters = meters
         self.headers: list[tuple[bytes, bytes]] = []
         self._meter: StreamMeter | None = None
         self._whole: list[bytes] | None = None
@@ -410,7 +417,7 @@ class _Answer:
             if self.headers:
                 present += without_repeats(self.headers, present)
                 message = {**message, "headers": present}
-            if not self._context.metered and message["status"] < 400:
+            if self._meters and not self._context.metered and message["status"] < 400:
                 content_type = dict(message["headers"]).get(b"content-type", b"")
                 if b"json" in content_type and b"stream" not in content_type:
                     self._whole = []
