@@ -14,7 +14,7 @@ from asgi_llmgate.core.health import WHOLE_KEY
 from asgi_llmgate.core.permissions import Permission
 from asgi_llmgate.core.registry import Registry
 
-__all__ = ["upstream_rows", "upstream_routes"]
+__all__ = ["upstream_routes", "upstream_rows"]
 
 
 def upstream_rows(registry: Registry, folder: Path) -> list[dict[str, Any]]:
