@@ -6,6 +6,7 @@ from asgi_llmgate.middleware._base import GatewayMiddleware
 from asgi_llmgate.middleware.auth import AuthMiddleware
 from asgi_llmgate.middleware.cache import CacheMiddleware
 from asgi_llmgate.middleware.hygiene import HygieneMiddleware
+from asgi_llmgate.middleware.invalidate_on import InvalidateOn
 from asgi_llmgate.middleware.limits import LimitsMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
 from asgi_llmgate.middleware.policy import PolicyMiddleware
@@ -16,6 +17,7 @@ __all__ = [
     "CacheMiddleware",
     "GatewayMiddleware",
     "HygieneMiddleware",
+    "InvalidateOn",
     "LimitsMiddleware",
     "LoggingMiddleware",
     "PolicyMiddleware",
