@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from asgi_llmgate.backends.memory import MemoryLogSink
 from asgi_llmgate.cli import cli
 from asgi_llmgate.core.price import FlatPrice
+from asgi_llmgate.errors import ConfigurationError
 from asgi_llmgate.gateway import LLMGate
 from asgi_llmgate.keyfile import admin_token
 from asgi_llmgate.settings import load_settings
@@ -20,6 +22,7 @@ from asgi_llmgate.types import Usage
 from tests import wire
 from tests.asgi import CHAT, Exchange, call
 from tests.gateway.conftest import MakeGate, log, make_gate, upstream
+from tests.limits.test_webhook import receiving
 from tests.stub_upstream import SSE, Reply, StubUpstream
 
 __all__ = ["log", "make_gate", "upstream"]
@@ -208,8 +211,6 @@ def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:
 async def test_a_budget_set_by_the_command_holds_in_a_running_gateway(
     make_gate: MakeGate, tmp_path: Path
 ) -> None:
-    import asyncio
-
     gate = make_gate(price=price)
     before = await small(gate)
     folder = gate.settings.data_dir
@@ -249,7 +250,41 @@ def test_doctor_tells_of_the_limits(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_the_settings_stop_the_start(limits: dict[str, Any], name: str) -> None:
-    from asgi_llmgate.errors import ConfigurationError
-
     with pytest.raises(ConfigurationError, match=name):
         load_settings(limits=limits)
+
+
+async def test_a_soft_threshold_reaches_a_receiver_while_calls_go_on(make_gate: MakeGate) -> None:
+    async with receiving() as receiver:
+        budget = {"name": "b", "limit_usd": "0.5", "soft": 0.4, "hard": False}
+        gate = make_gate(
+            price=price,
+            limits={"budgets": [budget], "webhook": receiver.url, "webhook_hosts": ["127.0.0.1"]},
+        )
+        statuses = [(await small(gate)).status for _ in range(4)]  # 12 cents each
+        await admin(gate, "GET", "/budgets")  # what was spent is told
+        await gate.aclose()
+
+    [body] = receiver.bodies
+    event = json.loads(body)
+    assert statuses == [200] * 4
+    assert event["type"] == "budget.soft_threshold"
+    assert event["data"]["soft_usd"] == "0.2"
+    assert event["data"]["spent_usd"] in ("0.24", "0.36", "0.48")
+
+
+async def test_an_unknown_time_zone_stops_the_start(make_gate: MakeGate) -> None:
+    with pytest.raises(ConfigurationError, match="HINT"):
+        await make_gate(limits={"time_zone": "Mars/Olympus"}).startup()
+
+
+async def test_a_callers_own_limit_is_no_other_tenants(make_gate: MakeGate) -> None:
+    gate = make_gate()
+    headers = {"LLMGate-RateLimit-Policy": "1;w=60;s=user", "LLMGate-User-Id": "ada"}
+    statuses = [
+        (await call(gate, CHAT, key=key, headers=headers)).status
+        for key in ("sk-x", "sk-x", "sk-y")
+    ]
+    await gate.aclose()
+
+    assert statuses == [200, 429, 200]
