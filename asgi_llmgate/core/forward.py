@@ -11,6 +11,7 @@ from functools import lru_cache
 from asgi_llmgate.types import Secret
 
 __all__ = [
+    "IDENTITY",
     "RATE_LIMIT_PREFIXES",
     "SIGNED",
     "answer_headers",

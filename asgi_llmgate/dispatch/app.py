@@ -17,6 +17,7 @@ from asgi_llmgate.core.grants import check_target
 from asgi_llmgate.core.json import JSONError, dumps, loads
 from asgi_llmgate.core.registry import ProviderKey, Registry
 from asgi_llmgate.core.targets import Target, resolve_targets
+from asgi_llmgate.dispatch.models import ModelLists
 from asgi_llmgate.dispatch.relay import Relay
 from asgi_llmgate.dispatch.request import (
     body_for,
@@ -104,6 +105,7 @@ class Dispatch:
         self._shared_state = shared_state
         self._stored_keys = stored_keys
         self._signers = signers or {}
+        self._models = ModelLists(upstream=upstream, registry=registry, stored_keys=stored_keys)
         self.is_strict = is_strict
         self._known: dict[tuple[str, str | None], Target] = {}
 
@@ -128,6 +130,8 @@ class Dispatch:
                 named = request.get("model")
                 model = named if isinstance(named, str) else model
                 is_stream = is_stream or request.get("stream") is True
+        elif await self._models.answer(context, scope, send):
+            return
         context.is_stream = is_stream
         context.model_requested = model
         context.metered = True
