@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -116,6 +118,11 @@ class SharedLimitStore:
         self._count = count
         self._clock_ns = clock_ns
         self._wall_clock_ns = wall_clock_ns
+        self._start_empty()
+        _ALIVE.add(self)
+
+    def _start_empty(self) -> None:
+        """Begin without leases: after a fork those of the parent are the parent's."""
         self._purses: dict[str, Purse] = {}
         self._changed: dict[str, Purse] = {}
         self._local = Ledger()
@@ -428,3 +435,15 @@ class SharedLimitStore:
                 self._timer.cancel()
                 self._timer = None
         self._arm()
+
+
+_ALIVE: weakref.WeakSet[SharedLimitStore] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_ALIVE):
+        store._start_empty()
+
+
+if hasattr(os, "register_at_fork"):  # Not on Windows, which has no fork.
+    os.register_at_fork(after_in_child=_after_fork_in_child)
