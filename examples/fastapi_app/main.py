@@ -1,10 +1,11 @@
 """The shop with models: what was added is all in this file."""
 
 from openai import AsyncOpenAI
-from shop import SECRET, User, app
+from shop import PRODUCTS, SECRET, User, app
 
 from asgi_llmgate import LLMGate, RoutePolicy
 from asgi_llmgate.auth import HostRequestMiddleware, jwt
+from asgi_llmgate.middleware import InvalidateOn
 
 gate = LLMGate(
     authenticate=jwt(secret=SECRET, audience="shop", tenant="shop"),
@@ -31,6 +32,10 @@ gate = LLMGate(
 
 app.mount("/llm", gate)
 app.add_middleware(HostRequestMiddleware)
+# A product was changed through the shop's API: stored answers about products are not given again.
+app.add_middleware(
+    InvalidateOn, rules={"POST|PUT|PATCH|DELETE /products*": ["kb:products"]}, cache=gate.cache
+)
 
 models = AsyncOpenAI(api_key="-", http_client=gate.http_client())
 
@@ -44,3 +49,18 @@ async def recommend(user: User, about: str) -> dict[str, str | None]:
         extra_headers={"LLMGate-Property-Feature": "recommend"},
     )
     return {"for": user, "text": answer.choices[0].message.content}
+
+
+@app.post("/ask")
+async def ask(user: User, question: str) -> dict[str, str | None]:
+    """Answer from the cache what was asked before, by whomever, until a product changes."""
+    gate.cache.depends_on("kb:products")  # before the data is read
+    answer = await models.chat.completions.create(
+        model="gpt-4o-mini",
+        messages=[
+            {"role": "system", "content": f"You sell these, and nothing else: {list(PRODUCTS)}"},
+            {"role": "user", "content": question},
+        ],
+        extra_headers={"LLMGate-Cache-Enabled": "true", "LLMGate-Property-Feature": "ask"},
+    )
+    return {"text": answer.choices[0].message.content}

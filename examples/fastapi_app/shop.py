@@ -10,6 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 SECRET = os.environ.get("SHOP_SECRET", "only-for-trying-this-out-0123456789")
 USERS = {"ada": "lovelace", "grace": "hopper"}
+PRODUCTS = {"difference engine": 17_000, "slide rule": 12}
 
 app = FastAPI(title="A shop")
 
@@ -38,3 +39,9 @@ User = Annotated[str, Depends(current_user)]
 @app.get("/orders")
 def orders(user: User) -> list[dict[str, str]]:
     return [{"of": user, "item": "A difference engine"}]
+
+
+@app.put("/products/{name}")
+def change(user: User, name: str, price: int) -> dict[str, int]:
+    PRODUCTS[name] = price
+    return {name: price}

@@ -129,6 +129,36 @@ def test_each_route_has_its_policy(fastapi_shop: Gateway, provider: Provider) ->
     assert len(provider.asked) == 1
 
 
+def test_a_product_update_makes_the_next_question_about_it_a_miss(
+    fastapi_shop: Gateway, provider: Provider
+) -> None:
+    calls = Calls(fastapi_shop)
+    login = {"authorization": f"Bearer {token_of(fastapi_shop)}"}
+
+    def ask() -> None:
+        question = {"question": "What is a slide rule?"}
+        answer = fastapi_shop.http.post("/ask", params=question, headers=login)
+        assert answer.json() == {"text": wire.TEXT}
+
+    def change(product: str, headers: dict[str, str]) -> int:
+        price = {"price": "10"}
+        path = f"/products/{product}"
+        return fastapi_shop.http.put(path, params=price, headers=headers).status_code
+
+    ask()
+    ask()
+    refused = change("slide rule", headers={})
+    ask()
+    changed = change("slide rule", headers=login)
+    ask()
+    ask()
+    records = calls.new(5)
+
+    assert (refused in (401, 403), changed) == (True, 200)
+    assert [record["cache"] for record in records] == ["MISS", "HIT", "HIT", "MISS", "HIT"]
+    assert [asked.json() for asked in provider.asked] == [provider.last.json()] * 2
+
+
 def test_without_a_login_nothing_is_called(fastapi_shop: Gateway, provider: Provider) -> None:
     with (
         sdk(fastapi_shop, "sk-a-key-of-a-stranger", **{"LLMGate-User-Id": "ada"}) as client,
