@@ -49,7 +49,7 @@ def ids(exchange: Exchange) -> list[str]:
 
 def from_google(row: dict[str, Any]) -> google_types.Model:
     """Read a model as the SDK does, which knows some fields by other names."""
-    return google_types.Model.model_validate(_Model_from_mldev(row))
+    return google_types.Model._from_response(response=_Model_from_mldev(row), kwargs={})
 
 
 def lists(upstream: StubUpstream, *answers: Any) -> None:
