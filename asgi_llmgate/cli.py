@@ -13,6 +13,7 @@ from asgi_llmgate._version import __version__
 from asgi_llmgate.cli_budgets import app_budgets
 from asgi_llmgate.cli_cache import app_cache
 from asgi_llmgate.cli_doctor import run_checks
+from asgi_llmgate.cli_import import app_import
 from asgi_llmgate.cli_keys import app_keys, app_provider_keys
 from asgi_llmgate.cli_logs import app_logs, stats
 from asgi_llmgate.cli_policy import app_policy
@@ -32,6 +33,7 @@ config = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
 cli.add_typer(config, name="config")
 cli.add_typer(app_budgets, name="budgets")
 cli.add_typer(app_cache, name="cache")
+cli.add_typer(app_import, name="import")
 cli.add_typer(app_keys, name="keys")
 cli.add_typer(app_logs, name="logs")
 cli.add_typer(app_policy, name="policy")
