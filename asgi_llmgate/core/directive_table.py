@@ -29,7 +29,7 @@ BUILT = frozenset(
 users would merely miss a convenience, passed over with a warning. Whoever builds a part adds it."""
 
 # Not built, and too much is promised to go on without: money is spent, or a provider stays down.
-REFUSED_UNBUILT: frozenset[str] = frozenset()
+REFUSED_UNBUILT = frozenset({"fallback"})
 
 # Helicone's names for protection that this gateway does not have.
 PROTECTION = {

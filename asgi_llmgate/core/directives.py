@@ -39,7 +39,7 @@ MAX_WARNINGS = 10
 # Passed over, these would send a caller's key to a provider it is not for.
 _DESTINATION = frozenset({"provider", "target_url"})
 # What Helicone refuses, too, if it cannot be read.
-_STRICT = _DESTINATION | {"cache_bucket_max_size"}
+_STRICT = _DESTINATION | {"cache_bucket_max_size", "fallbacks"}
 # Values of headers that are built, for parts that are not.
 _VALUES_OF_PARTS = {("cache_mode", "semantic"): "semantic", ("cache_mode", "threshold"): "semantic"}
 

@@ -194,7 +194,7 @@ def test_a_header_of_ours_for_a_part_that_is_not_built_is_refused(name: str) -> 
 
 
 # Read otherwise, a destination, and what Helicone itself refuses.
-REFUSED_OF_HELICONE = {"omit-request", "target-url", "cache-bucket-max-size"}
+REFUSED_OF_HELICONE = {"omit-request", "target-url", "cache-bucket-max-size", "fallbacks"}
 
 
 @pytest.mark.parametrize(
@@ -211,6 +211,13 @@ def test_a_malformed_header_of_helicone_is_passed_over_with_a_warning(
         DEFAULT, uses_helicone=True
     )
     assert f"was ignored: expected {expected}" in parsed.warnings[0]
+
+
+@pytest.mark.parametrize("value", [row[1] for row in MALFORMED if row[0] == "fallbacks"])
+@pytest.mark.usefixtures("all_built")
+def test_a_malformed_chain_is_refused_under_both_names(value: str) -> None:
+    assert refusal(helicone_fallbacks=value).param == "Helicone-Fallbacks"
+    assert refusal(llmgate_fallbacks=value).param == "LLMGate-Fallbacks"
 
 
 def test_an_unknown_header_of_helicone_is_passed_over_with_a_warning() -> None:
