@@ -253,6 +253,16 @@ class CacheSettings(Section):
     data_version: str | None = None
     serve_fallbacks: bool = False
 
+    @field_validator("mode")
+    @classmethod
+    def _is_built(cls, mode: str) -> str:
+        # Taken and answered by the exact tier, it would promise hits that never come.
+        if mode != "exact":
+            raise ValueError(
+                f"{mode} is not available in this version; write exact or leave it out"
+            )
+        return mode
+
 
 class RateSettings(Section):
     """One or several policies, and which calls they are for; empty lists are for all.

@@ -41,6 +41,18 @@ def test_every_mistake_is_named_at_once_and_no_value_shown(
     assert "HINT" in message
 
 
+def test_a_cache_that_is_not_built_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMGATE_CACHE__MODE", "semantic")
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+
+    message = str(caught.value)
+    assert "LLMGATE_CACHE__MODE" in message
+    assert "semantic is not available in this version; write exact or leave it out" in message
+    assert "HINT" in message
+
+
 def test_a_file_that_is_named_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMGATE_CONFIG", "nowhere.toml")
 
