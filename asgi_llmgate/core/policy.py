@@ -42,6 +42,9 @@ _WITHOUT_MODEL = frozenset({"openai-models", "anthropic-models", "gemini-models"
 _SETTERS = {each.name: getattr(Directives, each.name).__set__ for each in fields(Directives)}
 _VALUES = attrgetter(*_SETTERS)
 
+# Values that add up. What an answer depends on is true whoever said it; dropped, it grows stale.
+_ADDED = frozenset({"cache_tags"})
+
 
 @dataclass(frozen=True, slots=True)
 class RoutePolicy:
@@ -51,7 +54,8 @@ class RoutePolicy:
         path: `/v1/chat/completions`, `/support/*` (it and all below it), or `*`. Below the mount
             point. Compared without regard to case and doubled or trailing slashes.
         methods: Empty for all.
-        default: Headers that the caller gets if he sent none, by short name.
+        default: Headers that the caller gets if he sent none, by short name. `Cache-Tags`, here
+            and in `force`, are added to what he sent.
         force: Headers that replace what he sent.
         forbid: Headers that are refused; `Property-*` stands for all properties.
         require: Headers without which a call is refused. A login or a key bound to a user
@@ -197,7 +201,8 @@ class Rule:
         """Yield how, which header, and the value, of all that is set for who sent `sent`."""
         forced = {header.shown for header, _ in self._force}
         for header, value in self._default:
-            if header.value(sent) is None and header.shown not in forced:
+            is_open = header.value(sent) is None and header.shown not in forced
+            if is_open or header.field in _ADDED:
                 yield "default", header.shown, value
         for header, value in self._force:
             yield "force", header.shown, value
@@ -205,8 +210,12 @@ class Rule:
     def _merged(self, directives: Directives) -> Directives:
         changes: dict[str, Any] = {}
         properties: dict[str, str] = {}
+        for header, value in (*self._default, *self._force):
+            if header.field in _ADDED:
+                before = changes.get(header.field, getattr(directives, header.field))
+                changes[header.field] = tuple(dict.fromkeys((*before, *value)))
         for header, value in self._default:
-            if header.value(directives) is None:
+            if header.value(directives) is None and header.field not in _ADDED:
                 if header.property is not None:
                     properties[header.property] = value
                 else:
@@ -214,7 +223,7 @@ class Rule:
         for header, value in self._force:
             if header.property is not None:
                 properties[header.property] = value
-            else:
+            elif header.field not in _ADDED:
                 changes[header.field] = value
         if properties:
             changes["properties"] = {**directives.properties, **properties}
