@@ -36,7 +36,8 @@ _STRATEGIES = {
 # So small that a fallback is only drawn after all others.
 _LAST = 1e-6
 
-_VARIABLE = "os.environ/"
+# A value that is a variable of the environment, by its name.
+_VARIABLE = re.compile(r"os\.environ/(\S+)")
 
 
 @dataclass(slots=True)
@@ -109,9 +110,9 @@ class _Import:
             self.out.lost.append(f"{where}.{left}")
 
     def _provider_at(self, provider_id: str, base: str, where: str) -> str:
-        if base.startswith(_VARIABLE):
+        if named := _VARIABLE.fullmatch(base):
             variable = f"LLMGATE_PROVIDERS__{_upper(provider_id)}__BASE_URL"
-            self.out.variables.setdefault(variable, []).append(base.removeprefix(_VARIABLE))
+            self.out.variables.setdefault(variable, []).append(named[1])
             return provider_id
         base = base.rstrip("/")
         if provider_id != "openai":  # Another place of the same provider.
@@ -132,11 +133,8 @@ class _Import:
         if not isinstance(key, str) or not key:
             return
         variable = f"LLMGATE_PROVIDERS__{_upper(provider_id)}__API_KEYS"
-        source = (
-            key.removeprefix(_VARIABLE)
-            if key.startswith(_VARIABLE)
-            else f"the key written in {where}"
-        )
+        named = _VARIABLE.fullmatch(key)
+        source = named[1] if named else f"the key written in {where}"
         sources = self.out.variables.setdefault(variable, [])
         if source not in sources:
             sources.append(source)
