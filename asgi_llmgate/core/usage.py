@@ -213,12 +213,24 @@ def _read_invocation(answer: Mapping[str, Any], provider: str | None) -> Usage |
     return make_usage((fresh or 0) + read + written, output or 0, read, written)
 
 
+def _read_titan(answer: Mapping[str, Any]) -> Usage:
+    """Read Amazon's own models behind `invoke`: text and embeddings."""
+    results = answer.get("results")
+    written = (
+        count(mapping(result).get("tokenCount"))
+        for result in (results if isinstance(results, list) else ())
+    )
+    return make_usage(count(answer.get("inputTextTokenCount")), sum(written))
+
+
 def _read_any(answer: Mapping[str, Any], provider: str | None) -> Usage | None:
     """Read an answer of unknown format by the names it uses."""
     if "usageMetadata" in answer:
         return _read_gemini(answer, provider)
     if "amazon-bedrock-invocationMetrics" in answer:
         return _read_invocation(answer, provider)
+    if "inputTextTokenCount" in answer:
+        return _read_titan(answer)
     usage = mapping(answer.get("usage"))
     if "inputTokens" in usage:
         return _read_converse(answer, provider)

@@ -80,6 +80,8 @@ class AnthropicIn:
             if choice.get("disable_parallel_tool_use"):
                 request["parallel_tool_calls"] = False
             request["tool_choice"] = _tool_choice(choice)
+        if any(_wants_citations(message) for message in body.get("messages") or ()):
+            rest["citations"] = {"enabled": True}
         # Reasoning may always be shown; `display: omitted` asks for none.
         return request | rest
 
@@ -205,6 +207,16 @@ def _assistant(blocks: list[dict[str, Any]], where: str) -> dict[str, Any]:
     if thinking:
         message["thinking_blocks"] = thinking
     return message
+
+
+def _wants_citations(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    return isinstance(content, list) and any(
+        isinstance(block, Mapping)
+        and isinstance(wanted := block.get("citations"), Mapping)
+        and wanted.get("enabled") is True
+        for block in content
+    )
 
 
 def _plain(parts: list[dict[str, Any]]) -> Any:

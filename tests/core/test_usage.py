@@ -259,3 +259,19 @@ def test_recorded_usage_is_what_a_plain_reading_finds(case: Case) -> None:
     )
 
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "usage"),
+    [
+        ({"embedding": [0.5], "inputTextTokenCount": 7}, Usage(7, 0)),
+        (
+            {"inputTextTokenCount": 7, "results": [{"tokenCount": 3}, {"tokenCount": 2}, None]},
+            Usage(7, 5),
+        ),
+        ({"inputTextTokenCount": "odd", "results": 3}, Usage(0, 0)),
+    ],
+    ids=["embeddings", "text", "odd"],
+)
+def test_titan_counts_in_fields_of_its_own(answer: dict[str, Any], usage: Usage) -> None:
+    assert read_usage("bedrock-invoke", answer) == usage
