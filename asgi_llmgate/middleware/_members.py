@@ -12,7 +12,7 @@ from asgi_llmgate.core.chain import Link
 from asgi_llmgate.core.directives import Directives
 from asgi_llmgate.core.estimate import estimate_input_tokens, prompt_size
 from asgi_llmgate.core.fallback import Leg, MoveOn, Reason
-from asgi_llmgate.core.forward import key_header
+from asgi_llmgate.core.forward import SIGNED, key_header
 from asgi_llmgate.core.grants import check_target
 from asgi_llmgate.core.health import NO_KEY, Health, Place, callers_key
 from asgi_llmgate.core.key_pool import Chosen, missing_key, usable_keys
@@ -170,7 +170,7 @@ class Picker:
         usable = [
             key
             for key in usable_keys(provider, stored, principal)
-            if key_header(provider.auth, key.key) is not None
+            if provider.auth in SIGNED or key_header(provider.auth, key.key) is not None
         ]
         if not usable:
             return ([(None, None, NO_KEY)] if provider.key_optional else []), ()

@@ -660,3 +660,23 @@ async def test_the_cheapest_target_is_asked_first(
     await call(gate, {**CHAT, "model": "cheap"}, key="lg_app")
 
     assert models(upstream) == ["x"]
+
+
+async def test_a_provider_that_wants_signatures_can_be_the_next(
+    make_gate: MakeGate, upstream: StubUpstream
+) -> None:
+    aws = {"region": "eu-central-1", "access_key_id": "AKID", "secret_access_key": "secret"}
+    gate = make_gate(keys="app:lg_app", providers=POOLED, aws=aws)
+    answer = {
+        "output": {"message": {"role": "assistant", "content": [{"text": "Hello"}]}},
+        "stopReason": "end_turn",
+        "usage": {"inputTokens": 3, "outputTokens": 4, "totalTokens": 7},
+    }
+    upstream.script = [failing(503), Reply([json.dumps(answer).encode()])]
+    bedrock = {"provider": "amazon-bedrock", "model": "anthropic.claude-sonnet-4-5-20250929-v1:0"}
+
+    exchange = await call(gate, CHAT, key="lg_app", headers=chain(bedrock))
+
+    assert exchange.status == 200
+    assert exchange.json()["choices"][0]["message"]["content"] == "Hello"
+    assert (upstream.header("authorization") or "").startswith("AWS4-HMAC-SHA256")
