@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from datetime import tzinfo
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -153,10 +154,21 @@ def limit_store_of(
         ) from None
     workers = settings.limits.workers
     if workers is None:
-        # What uvicorn and gunicorn read for their number of workers, too.
-        named = environment.get("WEB_CONCURRENCY", "")
-        workers = int(named) if named.isdecimal() and int(named) else 1
+        workers = _server_workers(environment, sys.argv)
     return SharedLimitStore(meters, workers=workers, count=count)
+
+
+def _server_workers(environment: Mapping[str, str], arguments: Sequence[str]) -> int:
+    """Return how many workers the server was told to start, as far as they can know.
+
+    uvicorn and gunicorn read `WEB_CONCURRENCY`, and hand their command line to their workers.
+    """
+    named = environment.get("WEB_CONCURRENCY", "")
+    for place, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name in ("--workers", "-w"):
+            named = value or next(iter(arguments[place + 1 : place + 2]), "")
+    return int(named) if named.isdecimal() and 0 < int(named) <= 1024 else 1
 
 
 def webhooks_of(settings: Settings) -> Webhooks:

@@ -44,9 +44,6 @@ async def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
             meters = RedisMeters.from_url(server.url, prefix=prefix)
             # Other tests run on the same two cores; the time limit is tested elsewhere.
             meters.timeout_s = 5
-            meters._client.connection_pool.connection_kwargs.update(
-                socket_timeout=5, socket_connect_timeout=5
-            )
             store = SharedLimitStore(meters)
         made.append(store)
         return store

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from asgi_llmgate.assemble import _server_workers
 from asgi_llmgate.backends.memory import MemoryLogSink
 from asgi_llmgate.cli import cli
 from asgi_llmgate.core.price import FlatPrice
@@ -288,3 +289,20 @@ async def test_a_callers_own_limit_is_no_other_tenants(make_gate: MakeGate) -> N
     await gate.aclose()
 
     assert statuses == [200, 429, 200]
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "workers"),
+    [
+        ({}, ["uvicorn", "app"], 1),
+        ({"WEB_CONCURRENCY": "3"}, ["uvicorn", "app"], 3),
+        ({"WEB_CONCURRENCY": "3"}, ["uvicorn", "app", "--workers", "4"], 4),
+        ({}, ["gunicorn", "-w", "4"], 4),
+        ({}, ["granian", "--workers=4"], 4),
+        ({"WEB_CONCURRENCY": "many"}, ["uvicorn", "--workers"], 1),
+    ],
+)
+def test_the_number_of_workers_is_what_the_server_was_told(
+    environment: dict[str, str], arguments: list[str], workers: int
+) -> None:
+    assert _server_workers(environment, arguments) == workers
