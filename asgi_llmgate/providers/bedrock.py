@@ -49,8 +49,7 @@ class ConverseOut:
         body: dict[str, Any] = {"messages": turns.messages}
         output: dict[str, Any] = {}
         extra = _inference(rest, body, output, target, losses, messages, claude=claude)
-        budgeted = extra.get("thinking", {}).get("type") == "enabled"
-        used = _tools(rest, body, output, turns, names, target, losses, budgeted=budgeted)
+        used = _tools(rest, body, output, turns, names, target, losses, extra=extra, claude=claude)
         if turns.system:
             body["system"] = turns.system
         if output:
@@ -131,9 +130,11 @@ def _tools(
     target: TargetInfo,
     losses: Losses,
     *,
-    budgeted: bool,
+    extra: dict[str, Any],
+    claude: bool,
 ) -> str | None:
     can = target.capabilities
+    budgeted = extra.get("thinking", {}).get("type") == "enabled"
     choice = read_choice(rest, losses)
     specs: list[dict[str, Any]] = []
     for index, tool in enumerate(rest.pop("tools", None) or ()):
@@ -144,7 +145,11 @@ def _tools(
             specs.append(_spec(function, names, strict=can.json_schema))
             specs += cache_point(tool)
     if rest.pop("parallel_tool_calls", None) is False and specs:
-        losses.drop("parallel_tool_calls", "Converse cannot keep a model from calling in parallel")
+        if claude and choice.mode == "auto":
+            # Converse has no word for it; Claude's own reaches the model.
+            extra["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
+        else:
+            losses.drop("parallel_tool_calls", "this model cannot be kept from calling in parallel")
     wanted = rest.pop("response_format", None) or {}
     used: str | None = None
     if wanted.get("type") == "json_schema":

@@ -65,7 +65,10 @@ class Turns:
             case "tool" | "function":
                 self._append("user", self._result(message, where))
             case _:
-                self._append("user", self._blocks(content, where))
+                blocks = self._blocks(content, where)
+                if any("document" in b for b in blocks) and not any("text" in b for b in blocks):
+                    blocks.append({"text": "."})  # A document is refused without a text.
+                self._append("user", blocks)
 
     def _append(self, role: str, blocks: list[dict[str, Any]]) -> None:
         if not blocks:
