@@ -28,7 +28,7 @@ from asgi_llmgate.core.key_pool import usable_keys
 from asgi_llmgate.core.registry import ProviderKey, Registry
 from asgi_llmgate.core.retry import NO_RETRY, RetryPolicy
 from asgi_llmgate.errors import InvalidRequestError, UpstreamError
-from asgi_llmgate.middleware._attempts import Attempts, Parts, closed_to_all
+from asgi_llmgate.middleware._attempts import Attempts, Parts
 from asgi_llmgate.middleware._base import GatewayMiddleware
 from asgi_llmgate.middleware._judge import judge_error
 from asgi_llmgate.middleware._members import Member, Picker, Pool, PoolTarget, retry_of
@@ -220,10 +220,9 @@ class FallbackMiddleware(GatewayMiddleware):
         ticket = CALL
         if health.breakers or health.inbox:
             place = Place(provider, key, model or "")
-            admitted = health.admit(place, self.clock())
-            if admitted is None:
-                raise closed_to_all([place], health, self.clock())
-            ticket = admitted
+            # A sole target is called although its breaker is open: there is nowhere else to go,
+            # and the provider's own answer tells more than a refusal of ours.
+            ticket = health.admit(place, self.clock()) or CALL
         is_good: bool | None = None
         reason = ""
         try:

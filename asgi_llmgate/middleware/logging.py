@@ -275,7 +275,7 @@ class Recorder:
             status=status,
             error_code=context.error_code,
             is_stream=context.is_stream,
-            complete=context.complete or (self._finished and (self.status or 0) >= 400),
+            complete=context.complete,
             client_left=context.client_left,
             input_tokens=usage.input_tokens if usage else None,
             output_tokens=usage.output_tokens if usage else None,
