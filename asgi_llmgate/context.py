@@ -30,6 +30,7 @@ fallback_index    FallbackMiddleware      response headers
 model_requested,  dispatch, else log      log, response headers
 target_*,
 is_stream
+is_attempting     dispatch                response headers
 usage, cost,      whoever calls the       limits (settlement), log
 metered,          provider: dispatch,
 complete, timing  else LoggingMiddleware
@@ -88,6 +89,7 @@ class GatewayContext:
         "first_byte_ns",
         "headers",
         "id",
+        "is_attempting",
         "is_stream",
         "metered",
         "model_requested",
@@ -161,6 +163,7 @@ class GatewayContext:
         self.complete = False
         self.client_left = False
         self.upstream_started_ns: int | None = None
+        self.is_attempting = False
         self.first_byte_ns: int | None = None
         self.error_code: str | None = None
         self.warnings: list[str] | None = None

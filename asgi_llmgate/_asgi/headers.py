@@ -44,13 +44,9 @@ def gateway_headers(context: GatewayContext) -> list[tuple[bytes, bytes]]:
         headers.append((b"llmgate-provider", context.target_provider.encode()))
         if context.target_model is not None:
             headers.append((b"llmgate-model", safe_value(context.target_model)))
-        # The attempt that is being answered is noted only when it is over; an answer from the
-        # cache took none.
-        running = not is_error and context.original_id is None
-        if context.attempt is not None and context.attempt.is_over:
-            running = False
+        # The attempt that is being answered is noted only when it is over.
         made = sum(attempt.reason not in PASSED_OVER for attempt in context.attempts)
-        headers.append((b"llmgate-attempts", b"%d" % (made + running)))
+        headers.append((b"llmgate-attempts", b"%d" % (made + context.is_attempting)))
         if context.fallback_index is not None:
             index = b"%d" % context.fallback_index
             headers.append((b"llmgate-fallback-index", index))

@@ -247,6 +247,7 @@ class Dispatch:
         if is_upload:
             upstream_request.body = upload(context, receive, watch, self.max_upload_bytes)
         started = context.upstream_started_ns = time.perf_counter_ns()
+        context.is_attempting = True
         status: int | None = None
         reason: str | None = None
         try:
@@ -300,6 +301,7 @@ class Dispatch:
             reason = context.error_code = "upstream_connect"
         finally:
             watch.stop()
+            context.is_attempting = False
             duration_ms = (time.perf_counter_ns() - started) / 1e6
             context.attempts.append(
                 AttemptRecord(target.provider.id, key_id, target.model, status, reason, duration_ms)

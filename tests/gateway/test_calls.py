@@ -398,3 +398,16 @@ async def test_an_upload_that_its_caller_abandons_is_no_shorter_upload(
 
     assert upstream.bodies == []
     assert log.records[0].client_left
+
+
+async def test_attempts_are_counted_the_same_with_a_cache_in_between(make_gate: MakeGate) -> None:
+    gate = make_gate(keys="app:lg_app", providers={"openai": {"api_key": "sk-pooled"}})
+    headers = {"LLMGate-Cache-Enabled": "true"}
+
+    miss = await call(gate, CHAT, key="lg_app", headers=headers)
+    hit = await call(gate, CHAT, key="lg_app", headers=headers)
+    plain = await call(gate, CHAT, key="lg_app")
+
+    assert (miss.headers["llmgate-cache"], miss.headers["llmgate-attempts"]) == ("MISS", "1")
+    assert (hit.headers["llmgate-cache"], hit.headers["llmgate-attempts"]) == ("HIT", "0")
+    assert plain.headers["llmgate-attempts"] == "1"
