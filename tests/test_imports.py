@@ -57,6 +57,7 @@ OPTIONAL = {
     "alembic",
     "anthropic",
     "apsw",
+    "botocore",
     "asyncpg",
     "cryptography",
     "django",

@@ -316,3 +316,62 @@ async def test_embeddings_are_translated(make_gate: MakeGate, upstream: StubUpst
     assert upstream.last.url == "https://cohere.example/v2/embed"
     assert exchange.json()["data"][0]["embedding"] == "AAAAPwAAgD8="
     assert exchange.json()["usage"]["prompt_tokens"] == 3
+
+
+BOTH: dict[str, Any] = {"openai": {"api_key": "sk-1"}, "claudish": POOLED["claudish"]}
+KEY = "lg_the-gateway-key"
+
+
+async def test_a_chain_may_cross_formats(
+    make_gate: MakeGate, upstream: StubUpstream, log: MemoryLogSink
+) -> None:
+    """The first refuses in its own format, the second answers in another; the caller sees his."""
+    busy = {"error": {"message": "busy", "type": "server_error"}}
+    upstream.script = [
+        Reply([wire.dumps(busy)], status=503),
+        Reply([wire.message_body("claude-sonnet-4-6")]),
+    ]
+    gate = make_gate(providers=BOTH, keys={"app": KEY})
+    body = CHAT | {"model": "openai/gpt-4o, claudish/claude-sonnet-4-6"}
+    exchange = await call(gate, body, key=KEY)
+
+    assert exchange.status == 200
+    assert exchange.json()["choices"][0]["message"]["content"] == wire.TEXT
+    assert [request.url for request in upstream.requests] == [
+        "https://api.openai.com/v1/chat/completions",
+        "https://claude.example/v1/messages",
+    ]
+    [record] = log.records
+    assert [attempt.provider for attempt in record.attempts] == ["openai", "claudish"]
+    assert record.input_tokens == wire.INPUT_TOKENS
+
+
+async def test_a_stream_falls_back_across_formats(
+    make_gate: MakeGate, upstream: StubUpstream
+) -> None:
+    upstream.script = [
+        Reply([UpstreamBrokenError()], headers=SSE),
+        Reply(wire.message_events("c"), headers=SSE),
+    ]
+    gate = make_gate(providers=BOTH, keys={"app": KEY})
+    body = STREAM | {"model": "openai/gpt-4o, claudish/claude-sonnet-4-6"}
+    exchange = await call(gate, body, key=KEY)
+
+    assert all(word.encode() in exchange.body for word in wire.WORDS)
+    assert exchange.body.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_translated_stream_that_fails_at_once_falls_back(
+    make_gate: MakeGate, upstream: StubUpstream
+) -> None:
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    upstream.script = [
+        Reply([wire.named_event(error)], headers=SSE),
+        Reply(wire.chat_events("gpt-4o", usage=True), headers=SSE),
+    ]
+    gate = make_gate(providers=BOTH, keys={"app": KEY})
+    body = STREAM | {"model": "claudish/claude-sonnet-4-6, openai/gpt-4o"}
+    exchange = await call(gate, body, key=KEY)
+
+    assert exchange.status == 200
+    assert all(word.encode() in exchange.body for word in wire.WORDS)
