@@ -2,7 +2,7 @@
 
     hygiene → routes ─┬─ /healthz /readyz /metrics                       (api/)
                       ├─ /llmgate/api/v1/*                               (api/)
-                      └─ logging → auth → policy → tagging → dispatch → provider
+                      └─ logging → auth → policy → tagging → limits → cache → fallback → dispatch
 
 Building one does no I/O: files, connections and threads come with the first call that needs
 them, so a gateway may be built at import time, and it works where no lifespan event arrives.
