@@ -11,8 +11,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
-from asgi_llmgate._asgi.headers import usd
 from asgi_llmgate.core.budgets import Budget, budget_prefix, period_of
+from asgi_llmgate.core.record import usd
 from asgi_llmgate.errors import BackendError
 from asgi_llmgate.protocols import LimitStore
 

@@ -43,7 +43,6 @@ trail             GatewayMiddleware       GatewayMiddleware (order check)
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from starlette.types import Receive, Scope
 
@@ -84,7 +83,6 @@ class GatewayContext:
         "complete",
         "cost_nanousd",
         "error_code",
-        "extra",
         "fallback_index",
         "first_byte_ns",
         "headers",
@@ -168,7 +166,6 @@ class GatewayContext:
         self.error_code: str | None = None
         self.warnings: list[str] | None = None
         self.trail: list[type] = []
-        self.extra: dict[str, Any] | None = None
 
     @property
     def directives(self) -> Directives:

@@ -22,7 +22,8 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asgi_llmgate._asgi.lifespan import on_sigterm, serve_lifespan
 from asgi_llmgate._asgi.respond import send_plain_error
@@ -267,8 +268,17 @@ class LLMGate:
             auth, sink=self.log, price=self.price, max_body_bytes=settings.log.body_cap
         )
         limits = settings.limits
+        route: ASGIApp = self._route
+        if settings.cors_origins:
+            route = CORSMiddleware(
+                route,
+                allow_origins=settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["*"],
+            )
         return HygieneMiddleware(
-            self._route,
+            route,
             max_headers=limits.max_headers,
             max_header_bytes=limits.max_header_bytes,
             max_body_bytes=limits.max_body_bytes,

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from asgi_llmgate.core.fallback import PASSED_OVER
+from asgi_llmgate.core.record import usd
 
 if TYPE_CHECKING:  # Above this level; needed only by name.
     from asgi_llmgate.context import GatewayContext
 
-__all__ = ["gateway_headers", "safe_value", "usd"]
+__all__ = ["gateway_headers", "safe_value"]
 
 
 def safe_value(text: str) -> bytes:
@@ -22,14 +23,6 @@ def safe_value(text: str) -> bytes:
     if text.isascii() and text.isprintable():
         return text.encode()
     return quote(text, safe=" !#$&'()*+,/:;=?@[]").encode()
-
-
-def usd(nanousd: int) -> str:
-    """Write nano-dollars as dollars, exactly: `1500` is `0.0000015`."""
-    whole, fraction = divmod(abs(nanousd), 1_000_000_000)
-    sign = "-" if nanousd < 0 else ""
-    digits = f"{fraction:09d}".rstrip("0")
-    return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
 
 
 def gateway_headers(context: GatewayContext) -> list[tuple[bytes, bytes]]:
@@ -52,8 +45,8 @@ def gateway_headers(context: GatewayContext) -> list[tuple[bytes, bytes]]:
             headers.append((b"llmgate-fallback-index", index))
             if context.directives_or_default.uses_helicone:
                 headers.append((b"helicone-fallback-index", index))
-        if context.cost_nanousd is not None:
-            headers.append((b"llmgate-cost-usd", usd(context.cost_nanousd).encode()))
+        if (cost := usd(context.cost_nanousd)) is not None:
+            headers.append((b"llmgate-cost-usd", cost.encode()))
         if context.upstream_started_ns is not None and not is_error:
             now = time.perf_counter_ns()
             waited = now - context.upstream_started_ns

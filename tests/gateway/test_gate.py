@@ -122,3 +122,24 @@ async def test_building_one_does_no_io(make_gate: MakeGate, tmp_path: Any) -> No
 
     assert list(tmp_path.iterdir()) == []
     await asyncio.sleep(0)
+
+
+async def test_other_sites_may_call_only_where_settings_name_them(make_gate: MakeGate) -> None:
+    preflight = {
+        "origin": "https://app.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization",
+    }
+    named = make_gate(cors_origins=["https://app.example"])
+    path = "/v1/chat/completions"
+
+    asked = await call(named, b"", path=path, method="OPTIONS", headers=preflight)
+    answered = await call(named, CHAT, key="sk-x", headers={"origin": "https://app.example"})
+    other = await call(named, CHAT, key="sk-x", headers={"origin": "https://evil.example"})
+    unnamed = await call(make_gate(), CHAT, key="sk-x", headers={"origin": "https://app.example"})
+
+    allowed = "access-control-allow-origin"
+    assert (asked.status, asked.headers[allowed]) == (200, "https://app.example")
+    assert answered.headers[allowed] == "https://app.example"
+    assert allowed not in other.headers
+    assert allowed not in unnamed.headers
