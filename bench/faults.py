@@ -186,7 +186,7 @@ def dead_gateway(folder: Path) -> str:
                 good = sum(pool.map(one, range(500)))
         spool = transport.spool
         assert spool is not None
-        spooled = len(spool.path.read_text().splitlines())
+        spooled = len(spool.waiting())
         with running_gateway(data, env) as again:
             spool.deliver(again.url, {"authorization": f"Bearer {KEY}"})
             ids = [

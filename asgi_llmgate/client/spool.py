@@ -1,8 +1,9 @@
 """Keep records of calls that went past the gateway, and hand them in later.
 
 One JSON object per line, in `spool.jsonl` of a folder (0700; files 0600). Several processes may
-share the folder. A batch is moved aside before it is sent and removed once a gateway has it, so it
-is sent at least once; the gateway takes each id of a tenant once.
+share the folder. Files come and go under its lock only, so what waits is read with `waiting`. A
+batch is moved aside before it is sent and removed once a gateway has it, so it is sent at least
+once; the gateway takes each id of a tenant once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,13 @@ class Spool:
     def is_empty(self) -> bool:
         return not self.path.exists() and not any(self.folder.glob("sending-*.jsonl"))
 
+    def waiting(self) -> list[bytes]:
+        """Return the lines that no gateway has yet, those of a batch on its way included."""
+        if self.is_empty:
+            return []
+        with self._locked():
+            return [line for file in self._files() for line in _lines(file)]
+
     def deliver(self, gateway_url: str, headers: dict[str, str]) -> bool:
         """Send everything that waits to a gateway; False if something still waits. Blocks."""
         with self._delivering:
@@ -91,10 +100,12 @@ class Spool:
 
         with self._locked():
             if self.path.exists():
-                self.path.rename(self.folder / f"sending-{os.urandom(8).hex()}.jsonl")
+                # Names sort by age, so that what is oldest goes first.
+                name = f"sending-{time.time_ns():020d}-{os.urandom(4).hex()}.jsonl"
+                self.path.rename(self.folder / name)
         with httpx.Client(timeout=10, trust_env=False) as client:
             for sending in sorted(self.folder.glob("sending-*.jsonl")):
-                lines = [line for line in sending.read_bytes().split(b"\n") if line]
+                lines = _lines(sending)
                 for start in range(0, len(lines), BATCH):
                     body = b'{"records":[' + b",".join(lines[start : start + BATCH]) + b"]}"
                     try:
@@ -112,12 +123,17 @@ class Spool:
                             answer.status_code,
                         )
                         return False
-                sending.unlink()
+                with self._locked():  # Nobody may be counting what is there.
+                    sending.unlink()
         return True
 
     def _waiting_bytes(self) -> int:
-        files = [self.path, *self.folder.glob("sending-*.jsonl")]
-        return sum(file.stat().st_size for file in files if file.exists())
+        return sum(file.stat().st_size for file in self._files())
+
+    def _files(self) -> list[Path]:
+        """Return what there is, oldest first. Files come and go under the lock only."""
+        files = [*sorted(self.folder.glob("sending-*.jsonl")), self.path]
+        return [file for file in files if file.exists()]
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -133,6 +149,10 @@ class Spool:
             yield
         finally:
             os.close(descriptor)
+
+
+def _lines(file: Path) -> list[bytes]:
+    return [line for line in file.read_bytes().split(b"\n") if line]
 
 
 def _root(gateway_url: str) -> str:

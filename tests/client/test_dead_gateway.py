@@ -62,17 +62,18 @@ def test_no_call_fails_when_the_gateway_is_killed_and_every_record_arrives_once(
 
     spool = transport.spool
     assert spool is not None
-    spooled = len(spool.path.read_text().splitlines())
+    # An answer that arrived late may have made a batch of some of them already.
+    lines = spool.waiting()
+    spooled = len(lines)
     assert spooled >= 130
     direct = sum(asked.header("authorization") == "Bearer sk-direct" for asked in provider.asked)
     assert spooled == direct
     with running_gateway(data, env) as again:
         headers = {"authorization": f"Bearer {KEY}"}
-        lines = spool.path.read_bytes()
         assert spool.deliver(f"{again.url}/v1", headers)
         assert spool.is_empty
         # The answer to the first delivery was lost, say: everything is sent once more.
-        spool.path.write_bytes(lines)
+        spool.path.write_bytes(b"\n".join(lines) + b"\n")
         assert spool.deliver(f"{again.url}/v1", headers)
         records = [
             record for record in again.records() if record["properties"].get("path") == "direct"
