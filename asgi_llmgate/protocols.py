@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from asgi_llmgate.core.budgets import Budget
 from asgi_llmgate.core.cache_key import CacheKey
 from asgi_llmgate.core.meters import Claim, Standing
+from asgi_llmgate.core.semantic.alias import Alias, Neighbour, Vector
 from asgi_llmgate.types import CallRecord, KeySecret, Principal, StoredKey, Usage
 
 if TYPE_CHECKING:  # It brings form parsers and takes longer to import than all of ours.
@@ -20,8 +21,12 @@ __all__ = [
     "CacheSize",
     "CacheStore",
     "Count",
+    "Embedder",
+    "IndexSize",
     "KeyChanges",
     "KeyStore",
+    "LabelStore",
+    "LabelsRead",
     "LimitStore",
     "LogSink",
     "Price",
@@ -32,6 +37,7 @@ __all__ = [
     "Upstream",
     "UpstreamRequest",
     "UpstreamResponse",
+    "VectorIndex",
 ]
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -263,6 +269,110 @@ class CacheStore(Protocol):
         ...
 
     async def size(self) -> CacheSize: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Embedder(Protocol):
+    """Texts to vectors.
+
+    - `id` names the model and its version: vectors of different ids are never compared.
+    - `embed` returns a vector of unit length, always the same one for the same text.
+    - Constructing does no I/O and loads nothing.
+    - A failing embedder raises `BackendError` and nothing else.
+    """
+
+    @property
+    def id(self) -> str: ...
+
+    async def embed(self, text: str, /) -> Vector: ...
+
+    async def aclose(self) -> None: ...
+
+
+class IndexSize(NamedTuple):
+    """How much an index holds. `bytes` is None where that is not known."""
+
+    aliases: int
+    scopes: int
+    bytes: int | None
+
+
+class VectorIndex(Protocol):
+    """Phrasings by meaning, each in one scope.
+
+    - `nearest` returns up to `limit` aliases of `scope` that have not expired, nearest first.
+      Nothing of any other scope is looked at. Distances are cosine distances, 0 to 2.
+    - A scope is 64 lower-case hex digits. Any other is a `ValueError`, never a wider search.
+    - What was added is found by the same process at once, by others that share it within 1 s; what
+      was removed likewise.
+    - What is kept may be forgotten at any time.
+    - Constructing does no I/O. Safe for concurrent use within one event loop.
+    - A failing index raises `BackendError` and nothing else, within its time limit.
+    """
+
+    async def nearest(self, scope: str, vector: Vector, *, limit: int) -> list[Neighbour]: ...
+
+    async def add(self, scope: str, alias: Alias, vector: Vector) -> None: ...
+
+    async def remove(self, scope: str, ids: Sequence[str]) -> None: ...
+
+    async def remove_answer(self, scope: str, answer: CacheKey) -> int:
+        """Remove all aliases that lead to `answer`; return how many that were."""
+        ...
+
+    async def purge(
+        self, *, partition: str | None = None, created_before_us: int | None = None
+    ) -> int:
+        """Remove what all given criteria hold for, all if none is; return how many that were."""
+        ...
+
+    async def listed(
+        self, *, partition: str | None = None, limit: int = 100
+    ) -> list[tuple[str, Alias]]:
+        """Return the newest aliases, each with its scope."""
+        ...
+
+    async def size(self) -> IndexSize: ...
+
+    async def aclose(self) -> None: ...
+
+
+class LabelsRead(NamedTuple):
+    """What has been learned since one looked last.
+
+    Args:
+        epoch: Another one than before says that everything earlier was forgotten.
+        last: To be given as `after` the next time.
+        labels: Those after, oldest first.
+        model: The newest model, and its version; None if there is none, or the version was known.
+    """
+
+    epoch: int
+    last: int
+    labels: list[bytes]
+    model: tuple[int, bytes] | None
+
+
+class LabelStore(Protocol):
+    """What was learned, per partition: the newest verdicts, and the model made from them.
+
+    - `append` adds at the end; at least the newest `window` labels of a partition are kept.
+    - `since` returns labels in the order in which they were added, each once to each process.
+    - `set_model` gives the model a version above all earlier ones.
+    - `reset` forgets labels and model of a partition, and begins a new epoch.
+    - Constructing does no I/O. A failing store raises `BackendError` and nothing else.
+    """
+
+    async def append(self, partition: str, labels: Sequence[bytes]) -> None: ...
+
+    async def since(self, partition: str, *, after: int, model_version: int) -> LabelsRead: ...
+
+    async def set_model(self, partition: str, model: bytes) -> int: ...
+
+    async def reset(self, partition: str) -> None: ...
+
+    async def partitions(self) -> list[str]: ...
 
     async def aclose(self) -> None: ...
 
