@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from asgi_llmgate.acting import HostRequestMiddleware, acting_as
-from asgi_llmgate.core.signed_user import SIGNED_USER, key_bytes, read, sign_user
+from asgi_llmgate.core.signed_user import SIGNED_USER, Nonces, key_bytes, read, sign_user
 from asgi_llmgate.errors import ConfigurationError
 from asgi_llmgate.jwt_login import jwt
 from asgi_llmgate.protocols import Authenticate
@@ -100,6 +100,8 @@ def signed_header(
 ) -> Authenticate:
     """Take the user whom a server of one's own names in `LLMGate-User`, signed with `key`.
 
+    A signature with a nonce counts for one request, as far as this process knows.
+
     Raises:
         ConfigurationError: the key is too short.
     """
@@ -109,13 +111,22 @@ def signed_header(
         raise ConfigurationError(
             f"signed_header: {error}.\nHINT: make one with `openssl rand -hex 32`."
         ) from None
+    nonces = Nonces()
 
     def login(request: HTTPConnection, /) -> Principal | None:
         value = request.headers.get(header)
         if value is None:
             return None
-        signed = read(value.encode("latin-1"), raw, now_s=clock())
-        return _person(tenant, signed.user_id, from_cookie=False)
+        # One request may be asked about several times: by each call that the host's own code
+        # makes while it answers. Its nonce is taken once.
+        proven = request.scope.setdefault("llmgate.proven", {})
+        if nonces not in proven:
+            now_s = clock()
+            signed = read(value.encode("latin-1"), raw, now_s=now_s)
+            nonces.use(signed.nonce, now_s)
+            proven[nonces] = _person(tenant, signed.user_id, from_cookie=False)
+        principal: Principal = proven[nonces]
+        return principal
 
     return login
 

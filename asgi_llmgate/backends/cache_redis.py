@@ -92,6 +92,8 @@ class RedisCacheStore:
             retry_on_error=[],
             max_connections=MAX_CONNECTIONS,
             health_check_interval=0,
+            # Else each new connection reads the metadata of an installed package, on the loop.
+            driver_info=None,
         )
         client: Redis = Redis.from_pool(pool)
         store = cls(client, prefix=prefix, timeout_s=timeout_s)

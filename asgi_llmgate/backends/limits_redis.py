@@ -92,6 +92,8 @@ class RedisMeters:
             retry_on_error=[],
             # Enough for a burst; one connection carries thousands of these a second.
             max_connections=64,
+            # Else each new connection reads the metadata of an installed package, on the loop.
+            driver_info=None,
         )
         meters = cls(client, prefix=prefix)
         meters._is_ours = True

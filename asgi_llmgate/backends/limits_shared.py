@@ -293,7 +293,9 @@ class SharedLimitStore:
             drawers = [purse for _, some, _ in asked for purse in some]
             grants: list[Grant] | None = None
             try:
-                grants = await self._in_time(functools.partial(self.meters.draw, wants))
+                # Who came while others waited in vain does not wait as long once more.
+                if not self._is_down:
+                    grants = await self._in_time(functools.partial(self.meters.draw, wants))
             except (BackendError, TimeoutError) as error:
                 self._fail(error)
             finally:

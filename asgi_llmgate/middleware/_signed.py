@@ -6,16 +6,13 @@ import time
 from collections.abc import Callable
 
 from asgi_llmgate.context import GatewayContext
-from asgi_llmgate.core.signed_user import FRESH_S, SIGNED_USER, key_bytes, read
-from asgi_llmgate.errors import AuthenticationError, ConfigurationError, InvalidRequestError
+from asgi_llmgate.core.signed_user import SIGNED_USER, Nonces, key_bytes, read
+from asgi_llmgate.errors import ConfigurationError, InvalidRequestError
 from asgi_llmgate.types import Secret
 
 __all__ = ["SignedUsers", "SigningKey", "signed_users"]
 
 _HEADER = SIGNED_USER.lower().encode()
-
-# Twice the time in which a signature is good, at 150 signed calls a second.
-MAX_NONCES = 100_000
 
 
 class SignedUsers:
@@ -39,7 +36,7 @@ class SignedUsers:
                 f"The signing key is unfit: {error}.\nHINT: make one with `openssl rand -hex 32`."
             ) from None
         self._clock = clock
-        self._nonces: dict[str, float] = {}
+        self._nonces = Nonces()
 
     def find(self, context: GatewayContext) -> str | None:
         """Return the user whom the request proves by signature; None if it does not try.
@@ -65,25 +62,8 @@ class SignedUsers:
             )
         now_s = self._clock()
         signed = read(value, self._key, now_s=now_s)
-        if signed.nonce is not None:
-            self._use(signed.nonce, now_s)
+        self._nonces.use(signed.nonce, now_s)
         return signed.user_id
-
-    def _use(self, nonce: str, now_s: float) -> None:
-        if nonce in self._nonces:
-            raise AuthenticationError(
-                f"The nonce in {SIGNED_USER} was used before. Sign each call anew.",
-                param=SIGNED_USER,
-            )
-        if len(self._nonces) >= MAX_NONCES:
-            old = now_s - 2 * FRESH_S
-            self._nonces = {kept: at for kept, at in self._nonces.items() if at > old}
-            if len(self._nonces) >= MAX_NONCES:
-                raise AuthenticationError(
-                    f"Too many calls with a nonce in {SIGNED_USER}; try again in a minute.",
-                    param=SIGNED_USER,
-                )
-        self._nonces[nonce] = now_s
 
 
 SigningKey = str | bytes | Secret | SignedUsers | None

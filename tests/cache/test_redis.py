@@ -15,6 +15,7 @@ from asgi_llmgate.middleware.cache import CacheMiddleware
 from tests.asgi import CHAT, call
 from tests.cache.model import Model
 from tests.cache.redis_server import RedisServer
+from tests.lag import loop_lag
 
 ACL_USER = "on >secret ~llmgate:* resetchannels +@all -@scripting -@dangerous"
 
@@ -54,16 +55,18 @@ async def test_a_frozen_redis_costs_little_and_once(
     app = cached(model, store)
     await call(app, CHAT)
     redis_server.freeze()
-    took = []
-    for _ in range(10):
-        began = time.perf_counter()
-        assert (await call(app, CHAT)).status == 200
-        took.append(time.perf_counter() - began)
+    waited = []
+    async with loop_lag() as lag:
+        for _ in range(10):
+            began, late_s = time.perf_counter(), lag.late_s
+            assert (await call(app, CHAT)).status == 200
+            # What the machine is busy with is not the price of a frozen Redis.
+            waited.append(time.perf_counter() - began - (lag.late_s - late_s))
     redis_server.thaw()
 
-    assert took[0] < 0.25
-    assert sorted(took)[5] < 0.02
-    assert max(took[1:]) < 0.25
+    assert waited[0] < 0.15
+    assert sorted(waited)[5] < 0.02
+    assert max(waited[1:]) < 0.15
     await store.aclose()
 
 

@@ -4,25 +4,56 @@ import hashlib
 import hmac
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asgi_llmgate.core.signed_user import FRESH_S, read, sign_user
+from asgi_llmgate.core.signed_user import (
+    FRESH_S,
+    MAX_ID_CHARS,
+    MAX_SHOWN_BYTES,
+    read,
+    sign_user,
+)
 from asgi_llmgate.errors import AuthenticationError, InvalidRequestError
 
 KEY = b"k" * 32
 NOW = 1_790_000_000.0
 
 
-@given(
-    st.text(min_size=1, max_size=256).filter(
-        lambda text: text.encode("utf-8", "ignore") == text.encode("utf-8", "replace")
-    )
-)
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=MAX_ID_CHARS))
+@example("\U0010ffff" * MAX_ID_CHARS)
 def test_what_was_signed_is_read_again(user_id: str) -> None:
     value = sign_user(user_id, KEY, now_s=NOW)
 
     assert read(value.encode("ascii"), KEY, now_s=NOW).user_id == user_id
+
+
+def signed(shown: str) -> bytes:
+    """Sign as another program would, which knows no bounds."""
+    message = f"llmgate-user/1\n{shown}\n{int(NOW)}\n".encode()
+    return f"{shown};ts={int(NOW)};sig={hmac.new(KEY, message, 'sha256').hexdigest()}".encode()
+
+
+def test_neither_side_takes_an_id_that_is_too_long() -> None:
+    with pytest.raises(ValueError, match="1 to 256 characters"):
+        sign_user("a" * (MAX_ID_CHARS + 1), KEY, now_s=NOW)
+    with pytest.raises(ValueError, match="1 to 256 characters"):
+        sign_user("", KEY, now_s=NOW)
+    for shown in ("a" * (MAX_ID_CHARS + 1), "a" * (MAX_SHOWN_BYTES + 1)):
+        with pytest.raises(InvalidRequestError, match="more than 256 characters"):
+            read(signed(shown), KEY, now_s=NOW)
+
+
+@pytest.mark.parametrize("shown", ["%FF", "ada%C3", "%ED%A0%80"], ids=["byte", "cut", "surrogate"])
+def test_bytes_that_are_no_text_are_nobodys_id(shown: str) -> None:
+    with pytest.raises(InvalidRequestError, match="UTF-8"):
+        read(signed(shown), KEY, now_s=NOW)
+
+
+@pytest.mark.parametrize("nonce", ["short", "with;semicolon", "x" * 65, "ends-in-newline\n"])
+def test_a_nonce_that_would_not_be_read_is_not_signed(nonce: str) -> None:
+    with pytest.raises(ValueError, match="8 to 64"):
+        sign_user("ada", KEY, now_s=NOW, nonce=nonce)
 
 
 def test_the_form_is_easy_to_make_in_any_language() -> None:

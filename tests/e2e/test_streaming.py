@@ -13,6 +13,7 @@ import pytest
 
 from tests import wire
 from tests.e2e.conftest import Calls
+from tests.lag import machine_lag
 from tests.provider import SSE, Answer, Gate, Provider
 from tests.servers import Gateway, all_at, running_gateway
 
@@ -143,6 +144,8 @@ def test_the_provider_is_left_as_soon_as_the_caller_leaves(
 ) -> None:
     """50 ms at the 99th percentile is the budget; the bound here allows for a busy machine.
 
+    Nor does the time count in which this process itself got no processor.
+
     `pytest -rP` shows what was measured.
     """
     trials = 100
@@ -153,9 +156,11 @@ def test_the_provider_is_left_as_soon_as_the_caller_leaves(
         provider.script(Answer([first, Gate()], headers=SSE))
         connection = start_stream(gateway, "/v1/chat/completions", body)
         asked = provider.last
-        left_at = time.perf_counter()
-        connection.close()
-        took_ms.append((provider.wait(lambda asked=asked: asked.left_at) - left_at) * 1e3)  # type: ignore[misc]
+        with machine_lag() as lag:
+            left_at = time.perf_counter()
+            connection.close()
+            took_s = provider.wait(lambda asked=asked: asked.left_at) - left_at  # type: ignore[misc]
+        took_ms.append((took_s - lag.late_s) * 1e3)
     p99 = statistics.quantiles(took_ms, n=100)[98]
     print(f"left after {statistics.median(took_ms):.2f} ms (p50), {p99:.2f} ms (p99)")
     records = calls.new(trials)
@@ -208,11 +213,11 @@ def test_the_provider_is_left_even_before_its_answer_starts(
     provider: Provider, tmp_path: Path, transport: str
 ) -> None:
     env = all_at(provider.url) | {"LLMGATE_UPSTREAM__CLIENT": transport}
-    with running_gateway(tmp_path, env) as gateway:
+    with running_gateway(tmp_path, env) as gateway, machine_lag() as lag:
         left_at = ask_and_leave(gateway, provider)
         took_s = provider.wait(lambda: provider.last.left_at, timeout_s=1) - left_at
 
-    assert took_s < 0.25
+    assert took_s - lag.late_s < 0.25
 
 
 def test_what_arrived_before_the_caller_left_is_counted_and_marked(

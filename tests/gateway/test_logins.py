@@ -69,6 +69,28 @@ def test_an_old_signature_is_none() -> None:
         login(request)
 
 
+async def test_a_signature_with_a_nonce_is_good_for_one_request(gate: LLMGate) -> None:
+    headers = sign_user_header("ada", KEY, nonce="once-only")
+    first, again = [await call(gate, headers=headers) for _ in range(2)]
+
+    assert (first.status, again.status) == (200, 401)
+    assert "used before" in again.json()["error"]["message"]
+
+
+def test_within_one_request_it_may_be_asked_again() -> None:
+    login: Any = signed_header(KEY)
+    headers = [
+        (name.lower().encode(), value.encode())
+        for name, value in sign_user_header("ada", KEY, nonce="once-only").items()
+    ]
+    scope = {"type": "http", "headers": headers}
+    answers = [login(HTTPConnection(scope)) for _ in range(2)]
+
+    assert [answer.user_id for answer in answers] == ["ada", "ada"]
+    with pytest.raises(AuthenticationError, match="used before"):
+        login(HTTPConnection({"type": "http", "headers": headers}))
+
+
 def test_a_short_key_stops_the_start() -> None:
     with pytest.raises(ConfigurationError, match="HINT: "):
         signed_header("short")
