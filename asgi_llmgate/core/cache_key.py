@@ -68,7 +68,7 @@ class Question(NamedTuple):
         query: The query string as sent; credentials and form are left out here.
         request: The decoded body, after prompt templates were resolved.
         body: The bytes it was decoded from, if there are any.
-        target: What the caller said about where to go: provider or URL.
+        target: What the caller said about where to go, and how: provider, URL, chain.
         headers: Further headers that change answers, as (name, value).
         prompt_digest: Content address of the prompt template; None without one.
         prompt_epoch: Raised whenever a label of that prompt moves.

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -35,6 +35,7 @@ __all__ = [
     "generation_name",
     "jittered",
     "judge",
+    "lacks_tag",
     "plan",
     "read_cache_control",
 ]
@@ -205,6 +206,14 @@ def dependencies(
     return tuple(dict.fromkeys(names))
 
 
+def lacks_tag(names: Collection[str], generations: Mapping[str, int]) -> bool:
+    """Tell whether a request names a tag that an answer with these generations does not depend on.
+
+    Nobody knows whether such an answer is from before the last change of what the tag stands for.
+    """
+    return any(name not in generations and name.startswith(("tag:", "tag#")) for name in names)
+
+
 def judge(
     entry: Entry,
     plan: Plan,
@@ -212,12 +221,16 @@ def judge(
     *,
     now_us: int,
     generations: Mapping[str, int],
+    names: Collection[str] = (),
 ) -> Verdict:
     """Say what may be done with `entry` now.
 
     Args:
         generations: Read after the request began. A name that is missing counts as moved.
+        names: What the request depends on.
     """
+    if lacks_tag(names, entry.generations):
+        return Verdict.DEAD
     for name, then in entry.generations.items():
         if generations.get(name) != then:
             return Verdict.DEAD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from starlette.types import Scope
 
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.cache_key import Question
+from asgi_llmgate.core.json import dumps
 from asgi_llmgate.core.replay import ARRAY, CACHEABLE, EVENTS, JSON, Wanted
 from asgi_llmgate.errors import InvalidRequestError
 
@@ -60,7 +62,12 @@ class Asked:
             request=self.request,
             query=self.query,
             body=context.body.data,
-            target=(directives.provider, directives.target_url),
+            target=(
+                directives.provider,
+                directives.target_url,
+                directives.translation,
+                _chain(directives.fallbacks),
+            ),
             headers=tuple((name, headers[name]) for name in (*_VARYING, *vary) if name in headers),
             prompt_digest=context.prompt_digest,
             prompt_epoch=context.prompt_epoch,
@@ -69,6 +76,16 @@ class Asked:
             ignored=directives.cache_ignore_keys,
             left_out=left_out,
         )
+
+
+def _chain(fallbacks: tuple[Any, ...]) -> str | None:
+    """Return a name for a chain, which may ask somebody else first than the body names.
+
+    Its entries may have keys in them, so it is no more than a digest.
+    """
+    if not fallbacks:
+        return None
+    return hashlib.sha256(dumps(fallbacks)).hexdigest()
 
 
 async def ask(context: GatewayContext, scope: Scope) -> Asked | str:

@@ -19,7 +19,15 @@ from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.cache_entry import Entry, decode_entry, encode_entry
 from asgi_llmgate.core.cache_headers import cache_headers, followers_headers
 from asgi_llmgate.core.cache_key import CacheKey
-from asgi_llmgate.core.cache_plan import BUMPS, Plan, Verdict, generation_name, jittered, judge
+from asgi_llmgate.core.cache_plan import (
+    BUMPS,
+    Plan,
+    Verdict,
+    generation_name,
+    jittered,
+    judge,
+    lacks_tag,
+)
 from asgi_llmgate.core.replay import JSON, Wanted, replay
 from asgi_llmgate.errors import (
     BackendError,
@@ -212,6 +220,7 @@ class Call:
             cache.policy,
             now_us=cache.clock_us(),
             generations=generations,
+            names=self.names,
         )
         if verdict is Verdict.DEAD:
             return None
@@ -225,6 +234,8 @@ class Call:
     def _joinable(self, found: Found) -> Running | None:
         running = self.cache.flights.get(self.flight_id)
         if running is None or not self.plan.reads or not running.flight.can_be_joined:
+            return None
+        if lacks_tag(self.names, running.generations):
             return None
         now = found.generations
         if any(now.get(name) != then for name, then in running.generations.items()):
