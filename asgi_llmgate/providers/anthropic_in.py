@@ -29,6 +29,7 @@ from asgi_llmgate.providers.anthropic_encoder import (
 )
 from asgi_llmgate.providers.inner import Call, Inner, refuse
 from asgi_llmgate.providers.provider_errors import ProviderError, anthropic_error
+from asgi_llmgate.providers.schemas import fits_strict
 
 __all__ = ["AnthropicIn"]
 
@@ -63,12 +64,11 @@ class AnthropicIn:
         output = dict(rest.pop("output_config", None) or {})
         if output.get("effort"):
             request["reasoning_effort"] = output.pop("effort")
-        schema = output.pop("format", None)
-        if schema:
-            request["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": schema.get("schema"), "strict": True},
-            }
+        wanted = output.pop("format", None)
+        if wanted:
+            schema = wanted.get("schema")
+            named = {"name": "answer", "schema": schema, "strict": fits_strict(schema)}
+            request["response_format"] = {"type": "json_schema", "json_schema": named}
         request |= {f"output_config.{name}": value for name, value in output.items()}
         if rest.get("service_tier") == "standard_only":
             rest["service_tier"] = "default"
@@ -292,7 +292,7 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     if tool.get("description"):
         function["description"] = tool["description"]
     if "strict" in tool:
-        function["strict"] = tool["strict"]
+        function["strict"] = bool(tool["strict"]) and fits_strict(function["parameters"])
     result: dict[str, Any] = {"type": "function", "function": function}
     if tool.get("cache_control"):
         result["cache_control"] = tool["cache_control"]

@@ -22,7 +22,7 @@ from asgi_llmgate.providers._parts import (
 )
 from asgi_llmgate.providers.inner import Losses, refuse
 
-__all__ = ["TOOL_ID", "TOOL_NAME", "Turns", "closed_schema", "limit_breakpoints"]
+__all__ = ["TOOL_ID", "TOOL_NAME", "Turns", "limit_breakpoints"]
 
 TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]+")
@@ -197,53 +197,6 @@ def decode_text(encoded: str, where: str) -> str:
         return base64.b64decode(encoded, validate=False).decode("utf-8")
     except ValueError:
         raise refuse(where, "the document is not valid base64 of UTF-8 text") from None
-
-
-def closed_schema(schema: Any) -> Any:
-    """Return a JSON schema as Claude's structured output takes it.
-
-    Objects must be closed, and constraints the grammar cannot hold are refused there, so they
-    move into the description, where the model still reads them.
-    """
-    if isinstance(schema, list):
-        return [closed_schema(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed: dict[str, Any] = {}
-    notes = []
-    for key, value in schema.items():
-        if key in _UNSUPPORTED:
-            notes.append(f"{key}: {value}")
-        elif key in {"properties", "$defs", "definitions"} and isinstance(value, dict):
-            closed[key] = {name: closed_schema(inner) for name, inner in value.items()}
-        elif key in {"enum", "const", "required", "default"}:
-            closed[key] = value
-        else:
-            closed[key] = closed_schema(value)
-    if schema.get("type") == "object":
-        closed["additionalProperties"] = False
-    if notes:
-        text = schema.get("description")
-        closed["description"] = "; ".join(([text] if text else []) + notes)
-    return closed
-
-
-_UNSUPPORTED = frozenset(
-    {
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "multipleOf",
-        "minLength",
-        "maxLength",
-        "maxItems",
-        "uniqueItems",
-        "minProperties",
-        "maxProperties",
-        "patternProperties",
-    }
-)
 
 
 def limit_breakpoints(body: dict[str, Any]) -> None:

@@ -21,14 +21,21 @@ from asgi_llmgate.providers.anthropic_decoder import (
 from asgi_llmgate.providers.anthropic_messages import (
     TOOL_NAME,
     Turns,
-    closed_schema,
     limit_breakpoints,
     plain_system,
 )
 from asgi_llmgate.providers.anthropic_thinking import sampling, thinking, unsigned_call
 from asgi_llmgate.providers.inner import Call, Encoded, Inner, Losses, TargetInfo
 from asgi_llmgate.providers.provider_errors import decode_error
-from asgi_llmgate.providers.tool_choice import JSON_HINT, Choice, json_tool, read_choice
+from asgi_llmgate.providers.schemas import closed_schema
+from asgi_llmgate.providers.tool_choice import (
+    JSON_HINT,
+    Choice,
+    json_tool,
+    possible,
+    read_choice,
+    with_json_tool,
+)
 
 __all__ = ["AnthropicOut"]
 
@@ -72,8 +79,10 @@ class AnthropicOut:
         used = _tools(rest, body, turns, names, target, losses)
         if turns.system:
             body["system"] = plain_system(turns.system)
-        # A stop sequence of nothing but space is refused.
-        stop = [s for s in stop_list(rest.pop("stop", None)) if s.strip()]
+        stops = stop_list(rest.pop("stop", None))
+        stop = [s for s in stops if s.strip()]
+        if len(stop) < len(stops):
+            losses.drop("stop", "a stop sequence of nothing but space is refused")
         if stop:
             body["stop_sequences"] = stop
         if rest.get("stream") is not None:
@@ -129,6 +138,7 @@ def _tools(
     """Move tools, tool choice and response format to `body`; return the JSON tool's name."""
     can = target.capabilities
     tools: list[dict[str, Any]] = []
+    called: list[str] = []
     choice = read_choice(rest, losses)
     for index, tool in enumerate(rest.pop("tools", None) or ()):
         function = tool.get("function")
@@ -136,6 +146,8 @@ def _tools(
             losses.drop(f"tools[{index}]", f"`{tool.get('type')}` runs at another provider")
         elif choice.allows(function["name"]):
             tools.append(_tool(tool, function, names, strict=can.json_schema))
+            called.append(function["name"])
+    choice = possible(choice, called, losses)
     parallel = rest.pop("parallel_tool_calls", None)
     wanted = rest.pop("response_format", None) or {}
     used: str | None = None
@@ -143,7 +155,7 @@ def _tools(
         schema = closed_schema(wanted["json_schema"].get("schema") or {"type": "object"})
         output = body.setdefault("output_config", {})
         output["format"] = {"type": "json_schema", "schema": schema}
-    elif wanted.get("type") == "json_schema":
+    elif wanted.get("type") == "json_schema" and choice.mode != "named":
         used, tool = json_tool(wanted["json_schema"])
         tools.append(
             {
@@ -152,12 +164,10 @@ def _tools(
                 "input_schema": tool["parameters"],
             }
         )
-        choice = Choice("required") if len(tools) > 1 else Choice("named", (used,))
+        choice = with_json_tool(choice, used, is_alone=len(tools) == 1)
     elif wanted.get("type") == "json_object":
         turns.system.append({"type": "text", "text": JSON_HINT})
     if not tools:
-        if choice.mode in {"required", "named"}:
-            losses.drop("tool_choice", "no tool is left to choose")
         return None
     forced = choice.mode in {"required", "named"}
     if forced and (not can.forced_tools or body.get("thinking", {}).get("type") == "enabled"):

@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from asgi_llmgate.core.json import dumps
 from asgi_llmgate.providers._parts import Names, family_of, stop_list
-from asgi_llmgate.providers.anthropic_messages import closed_schema
 from asgi_llmgate.providers.anthropic_thinking import sampling, thinking, unsigned_call
 from asgi_llmgate.providers.bedrock_decoder import (
     ConverseStreamDecoder,
@@ -23,7 +22,14 @@ from asgi_llmgate.providers.bedrock_decoder import (
 from asgi_llmgate.providers.bedrock_messages import TOOL_NAME, Turns, cache_point
 from asgi_llmgate.providers.inner import Call, Encoded, Inner, Losses, TargetInfo
 from asgi_llmgate.providers.provider_errors import decode_error
-from asgi_llmgate.providers.tool_choice import JSON_HINT, Choice, json_tool, read_choice
+from asgi_llmgate.providers.schemas import closed_schema
+from asgi_llmgate.providers.tool_choice import (
+    JSON_HINT,
+    json_tool,
+    possible,
+    read_choice,
+    with_json_tool,
+)
 
 __all__ = ["ConverseOut"]
 
@@ -137,6 +143,7 @@ def _tools(
     budgeted = extra.get("thinking", {}).get("type") == "enabled"
     choice = read_choice(rest, losses)
     specs: list[dict[str, Any]] = []
+    called: list[str] = []
     for index, tool in enumerate(rest.pop("tools", None) or ()):
         function = tool.get("function")
         if function is None:
@@ -144,6 +151,8 @@ def _tools(
         elif choice.allows(function["name"]):
             specs.append(_spec(function, names, strict=can.json_schema))
             specs += cache_point(tool)
+            called.append(function["name"])
+    choice = possible(choice, called, losses)
     if rest.pop("parallel_tool_calls", None) is False and specs:
         if claude and choice.mode == "auto":
             # Converse has no word for it; Claude's own reaches the model.
@@ -156,10 +165,10 @@ def _tools(
         named = wanted["json_schema"]
         if can.json_schema:
             output["textFormat"] = _text_format(named)
-        else:
+        elif choice.mode != "named":
             used, function = json_tool(named)
             specs.append(_spec(function, names, strict=False))
-            choice = Choice("required") if len(specs) > 1 else Choice("named", (used,))
+            choice = with_json_tool(choice, used, is_alone=not called)
     elif wanted.get("type") == "json_object":
         turns.system.append({"text": JSON_HINT})
     if not specs and turns.called:
@@ -170,8 +179,6 @@ def _tools(
             return None
         losses.drop("tool_choice", "tools of earlier calls must be named, and then may be used")
     elif not specs:
-        if choice.mode in {"required", "named"}:
-            losses.drop("tool_choice", "no tool is left to choose")
         return None
     config: dict[str, Any] = {"tools": specs}
     if choice.mode in {"required", "named"} and (budgeted or not can.forced_tools):

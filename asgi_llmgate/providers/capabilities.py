@@ -40,7 +40,8 @@ class ChatProvider:
 
     `max_tokens` and `user` are the names of those fields;
     `request` and `message` are fields it knows beyond OpenAI's; `tool_id_length` is the length
-    that ids of tool calls must have, 0 if they may have any.
+    that ids of tool calls must have, 0 if they may have any; `developer` tells whether it knows
+    that role, and `allowed_tools` that form of `tool_choice`.
     """
 
     max_tokens: str = "max_tokens"
@@ -48,6 +49,8 @@ class ChatProvider:
     request: frozenset[str] = frozenset()
     message: frozenset[str] = frozenset()
     tool_id_length: int = 0
+    developer: bool = False
+    allowed_tools: bool = False
 
 
 # What stands before the bare name: `us.anthropic.`, `anthropic/`, `publishers/google/models/` …
@@ -82,6 +85,8 @@ def chat_provider(provider: str) -> ChatProvider:
         request=frozenset(row["request"]),
         message=frozenset(row["message"]),
         tool_id_length=row["tool_id_length"],
+        developer=row["developer"],
+        allowed_tools=row["allowed_tools"],
     )
 
 

@@ -23,6 +23,7 @@ from asgi_llmgate.providers.capabilities import ChatProvider, chat_provider
 from asgi_llmgate.providers.chat_decoder import ChatStreamDecoder, read_response
 from asgi_llmgate.providers.inner import Call, Encoded, Inner, Losses, TargetInfo, refuse
 from asgi_llmgate.providers.provider_errors import decode_error
+from asgi_llmgate.providers.tool_choice import possible, read_choice
 
 __all__ = ["ChatOut"]
 
@@ -102,7 +103,7 @@ class ChatOut:
         if user:
             body[provider.user] = short_user(user)
         _reasoning(rest, body, target, losses)
-        _tools(rest, names, losses)
+        _tools(rest, provider, names, losses)
         for name in list(rest):
             if name in _FIELDS or name in provider.request:
                 value = rest.pop(name)
@@ -137,6 +138,8 @@ def _messages(
             sent.append({"role": "user", "content": pictures})
             pictures = []
         clean = {k: v for k, v in message.items() if k not in hidden}
+        if clean["role"] == "developer" and not provider.developer:
+            clean["role"] = "system"
         content = clean.get("content")
         if isinstance(content, list):
             where = f"messages[{index}].content"
@@ -216,24 +219,39 @@ def _part(part: dict[str, Any], where: str, provider: ChatProvider) -> dict[str,
     return clean
 
 
-def _tools(rest: dict[str, Any], names: Names, losses: Losses) -> None:
+def _tools(rest: dict[str, Any], provider: ChatProvider, names: Names, losses: Losses) -> None:
+    is_given = rest.get("tool_choice") is not None
+    choice = read_choice(rest, losses)
+    filters = bool(choice.names) and choice.mode != "named" and not provider.allowed_tools
     kept = []
+    called = []
     for index, tool in enumerate(rest.pop("tools", None) or ()):
         function = tool.get("function")
         if function is None:
             losses.drop(f"tools[{index}]", f"`{tool.get('type')}` runs at another provider")
             continue
+        if filters and not choice.allows(function["name"]):
+            continue
         named = {**function, "name": names.clean(function["name"])}
         kept.append({"type": "function", "function": named})
+        called.append(function["name"])
+    choice = possible(choice, called, losses)
     if not kept:
-        rest.pop("tool_choice", None)
         rest.pop("parallel_tool_calls", None)
         return
     rest["tools"] = kept
-    choice = rest.get("tool_choice")
-    if isinstance(choice, Mapping) and isinstance(choice.get("function"), Mapping):
-        named = {"name": names.clean(choice["function"]["name"])}
-        rest["tool_choice"] = {"type": "function", "function": named}
+    if choice.mode == "named":
+        rest["tool_choice"] = _named(choice.names[0], names)
+    elif choice.names and not filters:
+        allowed = [_named(name, names) for name in choice.names if name in called]
+        chosen = {"mode": choice.mode, "tools": allowed}
+        rest["tool_choice"] = {"type": "allowed_tools", "allowed_tools": chosen}
+    elif is_given:
+        rest["tool_choice"] = choice.mode
+
+
+def _named(name: str, names: Names) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": names.clean(name)}}
 
 
 def _reasoning(

@@ -24,7 +24,7 @@ from asgi_llmgate.providers._parts import (
 from asgi_llmgate.providers._sse import PayloadDecoder
 from asgi_llmgate.providers.inner import Call, Encoded, Inner, Losses, TargetInfo, refuse
 from asgi_llmgate.providers.provider_errors import decode_error
-from asgi_llmgate.providers.tool_choice import read_choice
+from asgi_llmgate.providers.tool_choice import possible, read_choice
 
 __all__ = ["CohereOut", "CohereStreamDecoder"]
 
@@ -320,9 +320,8 @@ def _tools(rest: dict[str, Any], body: dict[str, Any], losses: Losses) -> None:
             tools.append({"type": "function", "function": kept})
     if rest.pop("parallel_tool_calls", None) is False and tools:
         losses.drop("parallel_tool_calls", "Cohere cannot be kept from calling in parallel")
+    choice = possible(choice, {tool["function"]["name"] for tool in tools}, losses)
     if not tools:
-        if choice.mode in {"required", "named"}:
-            losses.drop("tool_choice", "no tool is left to choose")
         return
     body["tools"] = tools
     if choice.mode in {"required", "named"}:

@@ -24,7 +24,14 @@ from asgi_llmgate.providers.gemini_contents import Contents
 from asgi_llmgate.providers.gemini_decoder import GeminiStreamDecoder, read_response
 from asgi_llmgate.providers.inner import Call, Encoded, Inner, Losses, TargetInfo
 from asgi_llmgate.providers.provider_errors import decode_error
-from asgi_llmgate.providers.tool_choice import JSON_HINT, Choice, json_tool, read_choice
+from asgi_llmgate.providers.tool_choice import (
+    JSON_HINT,
+    Choice,
+    json_tool,
+    possible,
+    read_choice,
+    with_json_tool,
+)
 
 __all__ = ["GeminiOut"]
 
@@ -169,12 +176,15 @@ def _tools(
     can = target.capabilities
     choice = read_choice(rest, losses)
     declarations: list[dict[str, Any]] = []
+    called: list[str] = []
     for index, tool in enumerate(rest.pop("tools", None) or ()):
         function = tool.get("function")
         if function is None:
             losses.drop(f"tools[{index}]", f"`{tool.get('type')}` runs at another provider")
             continue
         declarations.append(_declaration(function, names))
+        called.append(function["name"])
+    choice = possible(choice, called, losses)
     if rest.pop("parallel_tool_calls", None) is False and declarations:
         losses.drop("parallel_tool_calls", "Gemini cannot be kept from calling in parallel")
     wanted = rest.pop("response_format", None) or {}
@@ -183,9 +193,10 @@ def _tools(
         schema = wanted["json_schema"].get("schema")
         if declarations and not can.json_schema_with_tools:
             # Before Gemini 3 a JSON answer and tools exclude each other.
-            used, function = json_tool(wanted["json_schema"])
-            declarations.append(_declaration(function, names))
-            choice = Choice("required")
+            if choice.mode != "named":
+                used, function = json_tool(wanted["json_schema"])
+                declarations.append(_declaration(function, names))
+                choice = with_json_tool(choice, used, is_alone=False)
         else:
             config["responseMimeType"] = "application/json"
             if schema:
@@ -196,8 +207,6 @@ def _tools(
         else:
             config["responseMimeType"] = "application/json"
     if not declarations:
-        if choice.mode in {"required", "named"}:
-            losses.drop("tool_choice", "no tool is left to choose")
         return None
     body["tools"] = [{"functionDeclarations": declarations}]
     calling: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from asgi_llmgate.providers._parts import (
 from asgi_llmgate.providers.inner import Call, Encoded, Inner, Losses, TargetInfo, refuse
 from asgi_llmgate.providers.provider_errors import decode_error
 from asgi_llmgate.providers.responses_decoder import ResponsesStreamDecoder, read_response
+from asgi_llmgate.providers.tool_choice import possible, read_choice
 
 __all__ = ["ResponsesOut"]
 
@@ -213,33 +214,35 @@ def _reasoning(
 
 def _tools(rest: dict[str, Any], body: dict[str, Any], names: Names, losses: Losses) -> None:
     tools: list[dict[str, Any]] = []
+    called: list[str] = []
+    is_given = rest.get("tool_choice") is not None
+    choice = read_choice(rest, losses)
     for index, tool in enumerate(rest.pop("tools", None) or ()):
         if isinstance(tool.get("function"), Mapping):
             function = tool["function"]
             named = {**function, "name": names.clean(function["name"])}
-            flat = {"type": "function", "strict": None, **named}
+            # Left out, it would be true there: optional arguments would become mandatory.
+            flat = {"type": "function", **named, "strict": bool(function.get("strict"))}
             tools.append({"parameters": {"type": "object", "properties": {}}} | flat)
+            called.append(function["name"])
         else:
             losses.drop(f"tools[{index}]", f"`{tool.get('type')}` runs at another provider")
-    parallel, choice = rest.pop("parallel_tool_calls", None), rest.pop("tool_choice", None)
+    choice = possible(choice, called, losses)
+    parallel = rest.pop("parallel_tool_calls", None)
     if not tools:
         return
     body["tools"] = tools
     if parallel is not None:
         body["parallel_tool_calls"] = parallel
-    if isinstance(choice, Mapping):
-        if isinstance(choice.get("function"), Mapping):
-            choice = {"type": "function", "name": names.clean(choice["function"]["name"])}
-        elif isinstance(choice.get("allowed_tools"), Mapping):
-            allowed = choice["allowed_tools"]
-            flat_tools = [
-                {"type": "function", "name": names.clean(tool["function"]["name"])}
-                for tool in allowed["tools"]
-            ]
-            mode = allowed.get("mode") or "auto"
-            choice = {"type": "allowed_tools", "mode": mode, "tools": flat_tools}
-    if choice is not None:
-        body["tool_choice"] = choice
+    named = [
+        {"type": "function", "name": names.clean(name)} for name in choice.names if name in called
+    ]
+    if choice.mode == "named":
+        body["tool_choice"] = named[0]
+    elif choice.names:
+        body["tool_choice"] = {"type": "allowed_tools", "mode": choice.mode, "tools": named}
+    elif is_given:
+        body["tool_choice"] = choice.mode
 
 
 def _text(rest: dict[str, Any], body: dict[str, Any]) -> None:

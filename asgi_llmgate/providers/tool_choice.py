@@ -7,13 +7,13 @@ its arguments are the answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from asgi_llmgate.providers.inner import Losses
 
-__all__ = ["JSON_HINT", "Choice", "json_tool", "read_choice"]
+__all__ = ["JSON_HINT", "Choice", "json_tool", "possible", "read_choice", "with_json_tool"]
 
 JSON_HINT = "Answer with one valid JSON object and nothing else."
 
@@ -51,6 +51,32 @@ def read_choice(rest: dict[str, Any], losses: Losses) -> Choice:
         case kind:
             losses.drop("tool_choice", f"`{kind}` is known to one provider only")
             return Choice("auto")
+
+
+def possible(choice: Choice, tools: Collection[str], losses: Losses) -> Choice:
+    """Return `choice`, or a free one where the tools it is about were left out.
+
+    Args:
+        tools: Names of those that are sent, as the caller wrote them.
+    """
+    match choice.mode:
+        case "named":
+            is_possible = choice.names[0] in tools
+        case "required":
+            is_possible = bool(tools)
+        case _:
+            return choice
+    if not is_possible:
+        losses.drop("tool_choice", "no tool is left to choose")
+        return Choice("auto")
+    return choice
+
+
+def with_json_tool(choice: Choice, tool: str, *, is_alone: bool) -> Choice:
+    """Return how `tool`, which stands for the answer, is chosen among the caller's own tools."""
+    if is_alone or choice.mode == "none":
+        return Choice("named", (tool,))
+    return Choice("required")
 
 
 def json_tool(wanted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
