@@ -1,8 +1,7 @@
 """Anthropic's event stream, written from chunks of the inner form.
 
 Order: message_start, then per block content_block_start, deltas, content_block_stop, then
-message_delta (stop reason and usage) and message_stop. One block is open at a time; a fragment
-of an earlier tool call, should a provider mix them, goes to that call's own block by its index.
+message_delta (stop reason and usage) and message_stop. One block is open at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from asgi_llmgate.providers._one_by_one import OneByOne
 from asgi_llmgate.providers._parts import annotations_of, clean_id, seal_envelope
 from asgi_llmgate.providers._sse import named_event
 from asgi_llmgate.providers.inner import Call, Inner
@@ -36,6 +36,7 @@ class AnthropicStreamEncoder:
         self._usage: Mapping[str, Any] | None = None
         self._refused = False
         self._tools: dict[int, int] = {}
+        self._order = OneByOne()
         self._texts: list[str] = []
 
     def feed(self, chunk: Inner) -> bytes:
@@ -63,14 +64,15 @@ class AnthropicStreamEncoder:
             if delta.get("annotations"):
                 out += self._cite(delta)
             for call in delta.get("tool_calls") or ():
-                out += self._tool(call)
+                for fragment in self._order.feed(call):
+                    out += self._tool(fragment)
         if choice.get("finish_reason"):
             self._choice = choice
         return out
 
     def close(self) -> bytes:
         out = b"" if self._started else self._start({})
-        out += self._leave()
+        out += self._waiting_tools() + self._leave()
         stop = stop_fields(self._choice, refused=self._refused)
         event = {"type": "message_delta", "delta": stop, "usage": usage_fields(self._usage)}
         return out + named_event(event) + named_event({"type": "message_stop"})
@@ -96,6 +98,8 @@ class AnthropicStreamEncoder:
         if self._open == kind:
             return b""
         out = self._leave()
+        if self._tools and isinstance(kind, str):
+            out += self._waiting_tools() + self._leave()
         self._open = kind
         self._index += 1
         event = {"type": "content_block_start", "index": self._index, "content_block": block}
@@ -141,6 +145,9 @@ class AnthropicStreamEncoder:
             self._delta({"type": "citations_delta", "citation": citation})
             for citation in citations(delta, text)
         )
+
+    def _waiting_tools(self) -> bytes:
+        return b"".join(map(self._tool, self._order.rest()))
 
     def _tool(self, call: Mapping[str, Any]) -> bytes:
         number = call.get("index", 0)

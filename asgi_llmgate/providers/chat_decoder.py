@@ -23,7 +23,9 @@ class ChatStreamDecoder:
         self._sse = PayloadDecoder()
         self._id = call.id
         self._names = call.tool_names
-        self._calls: set[int] = set()
+        # The id of each call by its place, and the place where a provider's numbers are at odds.
+        self._calls: dict[tuple[int, int], str] = {}
+        self._moved: dict[tuple[int, int], int] = {}
         self.complete = self.ended = False
 
     def feed(self, data: bytes) -> list[Inner]:
@@ -53,23 +55,40 @@ class ChatStreamDecoder:
         else:
             payload.pop("usage", None)
         for choice in payload.get("choices") or ():
+            number = choice.get("index", 0)
+            fields = choice.get("delta")
+            if fields:
+                _normalise(fields)
+                for position, call in enumerate(fields.get("tool_calls") or ()):
+                    self._call(call, number, position)
+            else:
+                choice["delta"] = {}
             if choice.get("finish_reason"):
                 self.complete = True
-            fields = choice.get("delta")
-            if not fields:
-                choice["delta"] = {}
-                continue
-            _normalise(fields)
-            for position, call in enumerate(fields.get("tool_calls") or ()):
-                index = call.setdefault("index", position)
-                if index not in self._calls:
-                    self._calls.add(index)
-                    call["id"] = call.get("id") or f"call_{self._id}_{index}"
-                    call["type"] = "function"
-                    function = call.get("function")
-                    if self._names and function:
-                        function["name"] = self._names.get(function["name"], function["name"])
+                # Some imitators forget to say so.
+                if choice["finish_reason"] == "stop" and any(n == number for n, _ in self._calls):
+                    choice["finish_reason"] = "tool_calls"
         return payload
+
+    def _call(self, call: dict[str, Any], choice: int, position: int) -> None:
+        """Number and name a fragment of a tool call, in place."""
+        given = call.get("index")
+        place = (choice, position if given is None else given)
+        identifier, function = call.get("id"), call.get("function") or {}
+        known = self._calls.get((choice, self._moved.get(place, place[1])))
+        if known is not None and function.get("name") and identifier and identifier != known:
+            # Another call under the same number, as Gemini's and Ollama's imitations send them.
+            # A new id alone is none: vLLM once made one up for each fragment.
+            self._moved[place] = 1 + max(i for c, i in self._calls if c == choice)
+            known = None
+        index = call["index"] = self._moved.get(place, place[1])
+        if known is None:
+            call["id"] = identifier or f"call_{self._id}_{index}"
+            call["type"] = "function"
+            self._calls[choice, index] = call["id"]
+            name = function.get("name")
+            if name in self._names:
+                function["name"] = self._names[name]
 
 
 def read_response(body: Mapping[str, Any], call: Call) -> Inner:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asgi_llmgate.core.json import JSONError, dumps, loads
+from asgi_llmgate.providers._one_by_one import OneByOne
 from asgi_llmgate.providers._parts import annotations_of, arguments_object
 from asgi_llmgate.providers._sse import data_event
 from asgi_llmgate.providers.inner import Call, Inner
@@ -62,6 +63,7 @@ class GeminiStreamEncoder:
         self._thoughts = bool(call.request.get("include_thoughts"))
         self._waiting: list[dict[str, Any]] = []
         self._tools: dict[int, dict[str, Any]] = {}
+        self._order = OneByOne()
         self._finish: Mapping[str, Any] = {}
         self._usage: Mapping[str, Any] | None = None
         self._annotations: list[dict[str, Any]] = []
@@ -88,24 +90,25 @@ class GeminiStreamEncoder:
         text = delta.get("content") or delta.get("refusal")
         calls = delta.get("tool_calls") or ()
         if text:
-            parts += self._tool_parts()
+            parts += self._all_tool_parts()
             self._text.append(text)
             parts.append(self._signed({"text": text}))
         for call in calls:
-            if call.get("index", 0) not in self._tools:
-                parts += self._tool_parts()
-            self._collect(call)
+            for fragment in self._order.feed(call):
+                if fragment.get("index", 0) not in self._tools:
+                    parts += self._tool_parts()
+                self._collect(fragment)
         self._annotations += delta.get("annotations") or ()
         if choice.get("finish_reason"):
             self._finish = choice
-            parts += self._tool_parts()
+            parts += self._all_tool_parts()
         if not parts:
             return b""
         content = {"parts": parts, "role": "model"}
         return self._write({"candidates": [{"content": content, "index": 0}], **self._base})
 
     def close(self) -> bytes:
-        parts = self._tool_parts()
+        parts = self._all_tool_parts()
         if self._waiting:  # Nothing came for them to ride on; Gemini itself ends so, too.
             parts.append(self._signed({"text": ""}))
         last: dict[str, Any] = {
@@ -135,6 +138,11 @@ class GeminiStreamEncoder:
         if function.get("arguments"):
             made["arguments"].append(function["arguments"])
         made["signature"] = _google_signature(call) or made["signature"]
+
+    def _all_tool_parts(self) -> list[dict[str, Any]]:
+        for fragment in self._order.rest():
+            self._collect(fragment)
+        return self._tool_parts()
 
     def _tool_parts(self) -> list[dict[str, Any]]:
         parts = []
