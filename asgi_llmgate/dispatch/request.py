@@ -164,7 +164,7 @@ def body_for(
         changes["model"] = target.model
     wire_format = context.route.format or ""
     if may_hold_foreign(wire_format, original):
-        changes |= without_foreign(wire_format, request)
+        changes |= without_foreign(wire_format, request, target.model or "")
     withhold = False
     if is_stream and context.route.format in USAGE_ON_REQUEST:
         options = request.get("stream_options")

@@ -15,6 +15,7 @@ from asgi_llmgate.core.json import JSONError, dumps, loads
 __all__ = [
     "EFFORT_BUDGETS",
     "PART_TYPES",
+    "UNSIGNED",
     "Names",
     "annotations_of",
     "arguments_object",
@@ -34,6 +35,7 @@ __all__ = [
     "short_user",
     "stop_list",
     "text_of",
+    "unsigned_reasoning",
     "usage",
 ]
 
@@ -195,6 +197,17 @@ def open_envelope(signature: Any) -> dict[str, Any] | None:
     except (JSONError, binascii.Error, ValueError):
         return {}
     return block if isinstance(block, dict) else {}
+
+
+UNSIGNED = seal_envelope({"type": "thinking", "origin": "none"})
+"""Stands for the signature that reasoning does not have, where a provider would insist on one."""
+
+
+def unsigned_reasoning(message: Mapping[str, Any]) -> str:
+    """Return the reasoning of an answer that stands in no signed block; "" if all does."""
+    if any(block.get("thinking") for block in message.get("thinking_blocks") or ()):
+        return ""
+    return message.get("reasoning_content") or ""
 
 
 def family_of(model: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asgi_llmgate.providers._one_by_one import OneByOne
-from asgi_llmgate.providers._parts import annotations_of, clean_id, seal_envelope
+from asgi_llmgate.providers._parts import UNSIGNED, annotations_of, clean_id, seal_envelope
 from asgi_llmgate.providers._sse import named_event
 from asgi_llmgate.providers.inner import Call, Inner
 from asgi_llmgate.providers.provider_errors import ProviderError, anthropic_error
@@ -108,8 +108,11 @@ class AnthropicStreamEncoder:
     def _leave(self) -> bytes:
         if self._open is None:
             return b""
+        out = b""
+        if self._open == "thinking":
+            out = self._delta({"type": "signature_delta", "signature": UNSIGNED})
         self._open = None
-        return named_event({"type": "content_block_stop", "index": self._index})
+        return out + named_event({"type": "content_block_stop", "index": self._index})
 
     def _delta(self, delta: dict[str, Any]) -> bytes:
         event = {"type": "content_block_delta", "index": self._index, "delta": delta}
@@ -134,6 +137,7 @@ class AnthropicStreamEncoder:
             out = self._enter("thinking", empty)
         if signature:
             out += self._delta({"type": "signature_delta", "signature": signature})
+            self._open = "signed"
         return out + self._leave()
 
     def _cite(self, delta: Mapping[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 
 from asgi_llmgate.core.json import dumps
 from asgi_llmgate.providers._parts import (
+    UNSIGNED,
     arguments_object,
     clean_id,
     data_url,
@@ -19,6 +20,7 @@ from asgi_llmgate.providers._parts import (
     leading_choice,
     open_envelope,
     seal_envelope,
+    unsigned_reasoning,
 )
 from asgi_llmgate.providers.anthropic_encoder import (
     TOOL_ID,
@@ -187,6 +189,8 @@ def _assistant(blocks: list[dict[str, Any]], where: str) -> dict[str, Any]:
                     thinking.append(kept | {"origin": "anthropic" if signed else "none"})
                 elif sealed.get("type") == "tool_signature":
                     signatures[sealed["id"]] = sealed["signature"]
+                elif sealed.get("origin") == "none":
+                    thinking.append(sealed | {"thinking": block.get("thinking") or ""})
                 elif sealed:
                     thinking.append(sealed)
             case "image" | "document":
@@ -312,12 +316,11 @@ def _tool_choice(choice: Mapping[str, Any]) -> Any:
 
 
 def _content(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    signed = message.get("thinking_blocks") or ()
-    blocks = [thinking_block(block) for block in signed]
-    if not signed and message.get("reasoning_content"):
-        blocks.append(
-            {"type": "thinking", "thinking": message["reasoning_content"], "signature": ""}
-        )
+    blocks: list[dict[str, Any]] = []
+    unsigned = unsigned_reasoning(message)
+    if unsigned:
+        blocks.append({"type": "thinking", "thinking": unsigned, "signature": UNSIGNED})
+    blocks += map(thinking_block, message.get("thinking_blocks") or ())
     text = message.get("content") or message.get("refusal")
     if text:
         block: dict[str, Any] = {"type": "text", "text": text}

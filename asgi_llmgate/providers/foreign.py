@@ -7,10 +7,12 @@ translator opens them. A request that is relayed as it is meets a provider who w
 
 from __future__ import annotations
 
-import base64
+import functools
 from typing import Any
 
 from asgi_llmgate.providers._parts import open_envelope
+from asgi_llmgate.providers.capabilities import capabilities_of
+from asgi_llmgate.providers.gemini_contents import DUMMY_SIGNATURE
 from asgi_llmgate.providers.gemini_encoder import open_signature
 
 __all__ = ["MARKS", "may_hold_foreign", "without_foreign"]
@@ -24,9 +26,6 @@ MARKS = {
     "openai-chat": b'"thinking_blocks"',
 }
 
-# What Gemini takes for the signature of a call that it did not make; it refuses calls without.
-UNSIGNED = base64.b64encode(b"skip_thought_signature_validator").decode()
-
 
 def may_hold_foreign(wire_format: str | None, body: bytes) -> bool:
     """Tell whether it is worth looking; one search through the bytes."""
@@ -34,15 +33,19 @@ def may_hold_foreign(wire_format: str | None, body: bytes) -> bool:
     return mark is not None and mark in body
 
 
-def without_foreign(wire_format: str, request: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of `request` that change; empty if nothing foreign is in it."""
+def without_foreign(wire_format: str, request: dict[str, Any], model: str) -> dict[str, Any]:
+    """Return the fields of `request` to `model` that change; empty if nothing foreign is in it."""
     match wire_format:
         case "anthropic-messages":
-            return _changed(request, "messages", _anthropic)
+            changes = _changed(request, "messages", _anthropic)
+            if changes and _lacks_thinking(request, changes["messages"]):
+                changes["thinking"] = {"type": "disabled"}
+            return changes
         case "openai-responses":
             return _changed(request, "input", _response_item)
         case "gemini":
-            return _changed(request, "contents", _gemini)
+            signs = capabilities_of(model).thinking == "level"
+            return _changed(request, "contents", functools.partial(_gemini, signs=signs))
         case "openai-chat":
             return _changed(request, "messages", _chat)
     return {}
@@ -68,6 +71,20 @@ def _anthropic(message: dict[str, Any]) -> dict[str, Any] | None:
     return {**message, "content": kept} if kept else None
 
 
+def _lacks_thinking(request: dict[str, Any], messages: list[Any]) -> bool:
+    """Tell whether a budget for thinking meets a tool call whose thinking was taken out.
+
+    Anthropic refuses that, and takes the call without any thinking.
+    """
+    thinking = request.get("thinking")
+    if not isinstance(thinking, dict) or thinking.get("type") != "enabled":
+        return False
+    turns = [m for m in messages if isinstance(m, dict) and m.get("role") == "assistant"]
+    content = turns[-1].get("content") if turns else None
+    kinds = [b.get("type") for b in content or () if isinstance(b, dict)]
+    return "tool_use" in kinds and not {"thinking", "redacted_thinking"} & set(kinds)
+
+
 def _response_item(item: dict[str, Any]) -> dict[str, Any] | None:
     return None if _is_sealed(item, "encrypted_content") else item
 
@@ -82,16 +99,16 @@ def _chat(message: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in message.items() if name != "thinking_blocks"}
 
 
-def _gemini(content: dict[str, Any]) -> dict[str, Any]:
+def _gemini(content: dict[str, Any], *, signs: bool) -> dict[str, Any]:
     parts = content.get("parts")
     if not isinstance(parts, list):
         return content
-    cleaned = [_part(part) if isinstance(part, dict) else part for part in parts]
+    cleaned = [_part(part, signs=signs) if isinstance(part, dict) else part for part in parts]
     same = all(a is b for a, b in zip(cleaned, parts, strict=True))
     return content if same else {**content, "parts": cleaned}
 
 
-def _part(part: dict[str, Any]) -> dict[str, Any]:
+def _part(part: dict[str, Any], *, signs: bool) -> dict[str, Any]:
     signature = part.get("thoughtSignature")
     if not signature:
         return part
@@ -99,8 +116,8 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
     if native is not None and not blocks:
         return part
     rest = {name: value for name, value in part.items() if name != "thoughtSignature"}
-    if native is None and "functionCall" in part:
-        native = UNSIGNED
+    if native is None and signs and "functionCall" in part:
+        native = DUMMY_SIGNATURE
     return rest if native is None else {**rest, "thoughtSignature": native}
 
 

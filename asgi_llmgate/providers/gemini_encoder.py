@@ -252,7 +252,13 @@ def sign(part: dict[str, Any], native: str | None, blocks: list[dict[str, Any]])
         part["thoughtSignature"] = base64.b64encode(_SEAL + sealed).decode()
     elif native:
         part["thoughtSignature"] = native
+    elif "functionCall" in part:
+        part["thoughtSignature"] = UNSIGNED_CALL
     return part
+
+
+UNSIGNED_CALL = base64.b64encode(_SEAL + dumps({"blocks": [], "native": None})).decode()
+"""Stands for the signature that a call of another family does not have; Gemini 3 insists on one."""
 
 
 def open_signature(signature: Any) -> tuple[str | None, list[dict[str, Any]]]:

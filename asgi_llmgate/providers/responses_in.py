@@ -199,7 +199,7 @@ class _Conversation:
         sealed = open_envelope(signature)
         if sealed and sealed.get("type") == "tool_signature":
             self._signatures[sealed["id"]] = sealed["signature"]
-        elif sealed:
+        elif sealed and sealed.get("origin") != "none":
             turn.setdefault("thinking_blocks", []).append(sealed)
         elif sealed is None and signature:
             turn.setdefault("thinking_blocks", []).append(

@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from asgi_llmgate.providers._parts import annotations_of, seal_envelope
+from asgi_llmgate.providers._parts import (
+    UNSIGNED,
+    annotations_of,
+    seal_envelope,
+    unsigned_reasoning,
+)
 from asgi_llmgate.providers.inner import Call
 
 __all__ = [
@@ -68,12 +73,12 @@ def output_items(choice: Mapping[str, Any], call: Call) -> list[dict[str, Any]]:
     """Return the items of a whole answer."""
     message = choice.get("message") or {}
     items: list[dict[str, Any]] = []
-    blocks = message.get("thinking_blocks") or ()
-    for block in blocks:
+    unsigned = unsigned_reasoning(message)
+    if unsigned:
+        items.append(reasoning_item(call, 0, unsigned, None))
+    for block in message.get("thinking_blocks") or ():
         text = block.get("thinking") or ""
         items.append(reasoning_item(call, len(items), text, block))
-    if not blocks and message.get("reasoning_content"):
-        items.append(reasoning_item(call, len(items), message["reasoning_content"], None))
     text, refusal = message.get("content"), message.get("refusal")
     if text or refusal:
         content = []
@@ -109,12 +114,13 @@ def reasoning_item(
         "type": "reasoning",
         "summary": [{"type": "summary_text", "text": text}] if text else [],
     }
-    if block is not None:
-        if block.get("origin") == "openai":
-            item["encrypted_content"] = block["signature"]
-            item["id"] = block.get("id") or item["id"]
-        else:
-            item["encrypted_content"] = seal_envelope(block)
+    if block is None:
+        item["encrypted_content"] = UNSIGNED
+    elif block.get("origin") == "openai":
+        item["encrypted_content"] = block["signature"]
+        item["id"] = block.get("id") or item["id"]
+    else:
+        item["encrypted_content"] = seal_envelope(block)
     return item
 
 
