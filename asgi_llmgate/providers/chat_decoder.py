@@ -86,9 +86,8 @@ class ChatStreamDecoder:
             call["id"] = identifier or f"call_{self._id}_{index}"
             call["type"] = "function"
             self._calls[choice, index] = call["id"]
-            name = function.get("name")
-            if name in self._names:
-                function["name"] = self._names[name]
+            if self._names and "name" in function:
+                function["name"] = self._names.get(function["name"], function["name"])
 
 
 def read_response(body: Mapping[str, Any], call: Call) -> Inner:

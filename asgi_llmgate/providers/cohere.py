@@ -308,6 +308,7 @@ def _tools(rest: dict[str, Any], body: dict[str, Any], losses: Losses) -> None:
     choice = read_choice(rest, losses)
     named = choice.names if choice.mode == "named" else ()
     tools = []
+    called = []
     strict = False
     for index, tool in enumerate(rest.pop("tools", None) or ()):
         function = tool.get("function")
@@ -318,9 +319,10 @@ def _tools(rest: dict[str, Any], body: dict[str, Any], losses: Losses) -> None:
             kept = {name: value for name, value in function.items() if name != "strict"}
             kept.setdefault("parameters", {"type": "object", "properties": {}})
             tools.append({"type": "function", "function": kept})
+            called.append(function["name"])
     if rest.pop("parallel_tool_calls", None) is False and tools:
         losses.drop("parallel_tool_calls", "Cohere cannot be kept from calling in parallel")
-    choice = possible(choice, {tool["function"]["name"] for tool in tools}, losses)
+    choice = possible(choice, called, losses)
     if not tools:
         return
     body["tools"] = tools

@@ -121,7 +121,7 @@ class ResponsesStreamEncoder:
     def _add(self, prefix: str, kind: str, item: dict[str, Any]) -> tuple[_Item, bytes]:
         index = self._next
         self._next += 1
-        made = _Item(kind, index, item_id(prefix, self._call, index))
+        made = _Item(kind, index, item.get("id") or item_id(prefix, self._call, index))
         made.started = {"id": made.id, **item}
         event = self._event("response.output_item.added", output_index=index, item=made.started)
         return made, event
@@ -248,26 +248,22 @@ class ResponsesStreamEncoder:
 
     def _tool(self, made: Mapping[str, Any]) -> bytes:
         number = made.get("index", 0)
-        function = made.get("function") or {}
-        out = b""
-        item = self._calls.get(number)
+        item, out = self._calls.get(number), b""
         if item is None:
             out = self._leave()
             identifier = made.get("id") or f"call_{self._call.id}_{number}"
-            signature = sealed_signature({**made, "id": identifier})
+            made = {**made, "id": identifier}
+            signature = sealed_signature(made)
             if signature is not None:
                 out += self._sign(signature)
-            started = {
-                "type": "function_call",
-                "status": "in_progress",
-                "call_id": identifier,
-                "name": function.get("name") or "",
-                "arguments": "",
-            }
+            if made.get("type") not in {None, "function"}:
+                return out + self._whole_call(made)
+            started = call_item(self._call, self._next, made)
+            started |= {"status": "in_progress", "arguments": ""}
             item, event = self._add("fc", "call", started)
             self._calls[number] = item
             out += event
-        arguments = function.get("arguments")
+        arguments = (made.get("function") or {}).get("arguments")
         if arguments:
             item.pieces.append(arguments)
             out += self._event(
@@ -278,15 +274,27 @@ class ResponsesStreamEncoder:
             )
         return out
 
+    def _whole_call(self, made: Mapping[str, Any]) -> bytes:
+        """Write a call of a tool that is no function; it comes in one piece."""
+        whole = call_item(self._call, self._next, made)
+        empty = {"input": ""} if "input" in whole else {}
+        item, out = self._add("", "call", {**whole, "status": "in_progress", **empty})
+        if "input" in whole:
+            place = {"item_id": item.id, "output_index": item.index}
+            kind = "response.custom_tool_call_input"
+            if whole["input"]:
+                out += self._event(f"{kind}.delta", delta=whole["input"], **place)
+            out += self._event(f"{kind}.done", input=whole["input"], **place)
+        return out + self._done(item, whole)
+
     def _end_call(self, item: _Item) -> bytes:
         arguments = "".join(item.pieces) or "{}"
-        started = item.started
+        whole = {**item.started, "status": "completed", "arguments": arguments}
         out = self._event(
             "response.function_call_arguments.done",
             item_id=item.id,
             output_index=item.index,
-            name=started["name"],
+            name=whole["name"],
             arguments=arguments,
         )
-        whole = call_item(self._call, item.index, started["call_id"], started["name"], arguments)
         return out + self._done(item, whole)

@@ -133,22 +133,20 @@ class _Conversation:
                 self.add_message(item, where)
             case "function_call":
                 function = {"name": item["name"], "arguments": item.get("arguments") or ""}
-                call = {"id": item["call_id"], "type": "function", "function": function}
-                signature = self._signatures.pop(item["call_id"], None)
-                if signature:
-                    call["extra_content"] = {"google": {"thought_signature": signature}}
-                self._turn().setdefault("tool_calls", []).append(call)
+                self._calls(item, {"type": "function", "function": function})
             case "custom_tool_call":
                 custom = {"name": item["name"], "input": item.get("input") or ""}
-                call = {"id": item["call_id"], "type": "custom", "custom": custom}
-                self._turn().setdefault("tool_calls", []).append(call)
-            case "function_call_output" | "custom_tool_call_output":
+                self._calls(item, {"type": "custom", "custom": custom})
+            case "local_shell_call":
+                self._calls(item, {"type": "local_shell", "local_shell": item["action"]})
+            case "function_call_output" | "custom_tool_call_output" | "local_shell_call_output":
                 self._assistant = None
                 output = item.get("output")
                 if isinstance(output, list):
                     output = [part(given, where) for given in output]
+                identifier = item.get("call_id") or item["id"]
                 self.messages.append(
-                    {"role": "tool", "tool_call_id": item["call_id"], "content": output or ""}
+                    {"role": "tool", "tool_call_id": identifier, "content": output or ""}
                 )
             case "reasoning":
                 self._reason(item)
@@ -161,6 +159,15 @@ class _Conversation:
                 self._parts().append(dict(item))
             case kind:
                 raise refuse(where, f"items of type `{kind}` are known to OpenAI only")
+
+    def _calls(self, item: Mapping[str, Any], call: dict[str, Any]) -> None:
+        call["id"] = item.get("call_id") or item["id"]
+        if item.get("namespace"):
+            call["namespace"] = item["namespace"]
+        signature = self._signatures.pop(call["id"], None)
+        if signature:
+            call["extra_content"] = {"google": {"thought_signature": signature}}
+        self._turn().setdefault("tool_calls", []).append(call)
 
     def _turn(self) -> dict[str, Any]:
         if self._assistant is None:
@@ -281,13 +288,13 @@ def _tools(rest: dict[str, Any], request: Inner) -> None:
     choice = rest.pop("tool_choice", None)
     if isinstance(choice, Mapping):
         match choice.get("type"):
-            case "function":
-                choice = {"type": "function", "function": {"name": choice["name"]}}
+            case "function" | "custom":
+                choice = _named(choice)
             case "allowed_tools":
                 allowed = [
-                    {"type": "function", "function": {"name": tool["name"]}}
+                    _named(tool)
                     for tool in choice.get("tools") or ()
-                    if tool.get("type") == "function"
+                    if tool.get("type") in {"function", "custom"}
                 ]
                 chosen = {"mode": choice.get("mode") or "auto", "tools": allowed}
                 choice = {"type": "allowed_tools", "allowed_tools": chosen}
@@ -295,3 +302,8 @@ def _tools(rest: dict[str, Any], request: Inner) -> None:
                 choice = dict(choice)
     if choice is not None:
         request["tool_choice"] = choice
+
+
+def _named(tool: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {"namespace": tool["namespace"]} if tool.get("namespace") else {}
+    return {"type": tool["type"], tool["type"]: {"name": tool["name"]}, **rest}

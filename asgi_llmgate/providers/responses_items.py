@@ -92,16 +92,7 @@ def output_items(choice: Mapping[str, Any], call: Call) -> list[dict[str, Any]]:
         signature = sealed_signature(made)
         if signature is not None:
             items.append(reasoning_item(call, len(items), "", signature))
-        function = made.get("function") or {}
-        items.append(
-            call_item(
-                call,
-                len(items),
-                made["id"],
-                function.get("name") or "",
-                function.get("arguments") or "{}",
-            )
-        )
+        items.append(call_item(call, len(items), made))
     return items
 
 
@@ -135,16 +126,35 @@ def message_item(call: Call, index: int, content: list[dict[str, Any]]) -> dict[
     }
 
 
-def call_item(call: Call, index: int, call_id: str, name: str, arguments: str) -> dict[str, Any]:
-    """Return a finished function call."""
-    return {
-        "id": item_id("fc", call, index),
-        "type": "function_call",
+def call_item(call: Call, index: int, made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a finished call of a tool."""
+    kind = made.get("type") or "function"
+    given = made.get(kind) or {}
+    item: dict[str, Any] = {
+        "id": item_id(_CALL_PREFIX[kind], call, index),
+        "type": _CALL_TYPE[kind],
         "status": "completed",
-        "call_id": call_id,
-        "name": name,
-        "arguments": arguments,
+        "call_id": made["id"],
     }
+    match kind:
+        case "custom":
+            item |= {"name": given["name"], "input": given["input"]}
+        case "local_shell":
+            item["action"] = given
+        case _:
+            item["name"] = given.get("name") or ""
+            item["arguments"] = given.get("arguments") or "{}"
+    if made.get("namespace"):
+        item["namespace"] = made["namespace"]
+    return item
+
+
+_CALL_PREFIX = {"function": "fc", "custom": "ctc", "local_shell": "lsh"}
+_CALL_TYPE = {
+    "function": "function_call",
+    "custom": "custom_tool_call",
+    "local_shell": "local_shell_call",
+}
 
 
 def sealed_signature(made: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -216,10 +226,9 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
 def _tool_choice(choice: Any) -> Any:
     if not isinstance(choice, Mapping):
         return choice or "auto"
-    if isinstance(choice.get("function"), Mapping):
-        return {"type": "function", "name": choice["function"]["name"]}
     allowed = choice.get("allowed_tools")
     if isinstance(allowed, Mapping):
-        tools = [{"type": "function", "name": t["function"]["name"]} for t in allowed["tools"]]
+        tools = list(map(_tool_choice, allowed["tools"]))
         return {"type": "allowed_tools", "mode": allowed["mode"], "tools": tools}
-    return dict(choice)
+    given = choice.get(str(choice.get("type")))
+    return {"type": choice["type"], "name": given["name"]} if given else dict(choice)

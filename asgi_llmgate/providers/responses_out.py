@@ -234,13 +234,13 @@ def _tools(rest: dict[str, Any], body: dict[str, Any], names: Names, losses: Los
     body["tools"] = tools
     if parallel is not None:
         body["parallel_tool_calls"] = parallel
-    named = [
+    chosen = [
         {"type": "function", "name": names.clean(name)} for name in choice.names if name in called
     ]
     if choice.mode == "named":
-        body["tool_choice"] = named[0]
+        body["tool_choice"] = chosen[0]
     elif choice.names:
-        body["tool_choice"] = {"type": "allowed_tools", "mode": choice.mode, "tools": named}
+        body["tool_choice"] = {"type": "allowed_tools", "mode": choice.mode, "tools": chosen}
     elif is_given:
         body["tool_choice"] = choice.mode
 

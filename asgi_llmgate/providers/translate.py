@@ -21,6 +21,12 @@ from asgi_llmgate.providers.anthropic_out import AnthropicOut
 from asgi_llmgate.providers.bedrock import ConverseOut
 from asgi_llmgate.providers.chat_in import ChatIn
 from asgi_llmgate.providers.chat_out import ChatOut
+from asgi_llmgate.providers.client_tools import (
+    CallRestorer,
+    ClientTool,
+    as_functions,
+    restored,
+)
 from asgi_llmgate.providers.cohere import CohereOut
 from asgi_llmgate.providers.gemini_in import GeminiIn
 from asgi_llmgate.providers.gemini_out import GeminiOut
@@ -29,6 +35,7 @@ from asgi_llmgate.providers.inner import (
     Encoded,
     Inbound,
     Inner,
+    Losses,
     Outbound,
     StreamDecoder,
     StreamEncoder,
@@ -45,6 +52,9 @@ from asgi_llmgate.providers.responses_out import ResponsesOut
 
 # What walking through JSON of another shape than expected raises.
 UNREADABLE = (KeyError, TypeError, AttributeError, IndexError, ValueError)
+
+# Dialects that have tools of the caller's beside functions.
+_WITH_CLIENT_TOOLS = frozenset({"openai-chat", "openai-responses"})
 
 __all__ = ["INBOUND", "OUTBOUND", "StreamTranslation", "Translation", "can_translate"]
 
@@ -90,6 +100,7 @@ class Translation:
         self._in = INBOUND[source]
         self._out = OUTBOUND[target_format]
         self._call = Call(id=call_id, created=created, model="", request={})
+        self._stands_for: Mapping[str, ClientTool] = {}
 
     def request(
         self,
@@ -112,7 +123,11 @@ class Translation:
         inner: Inner = {}
         try:
             inner = self._in.decode_request(body, model=model, stream=stream)
-            encoded = self._out.encode_request(inner, target)
+            losses = Losses(target.strict)
+            plain = inner
+            if self._source in _WITH_CLIENT_TOOLS:
+                plain, self._stands_for = as_functions(inner, losses)
+            encoded = self._out.encode_request(plain, target)
         except TranslationError as error:
             if inner and error.param:  # Decoders know the caller's names, encoders ours.
                 named = self._callers_name(error.param)
@@ -125,7 +140,8 @@ class Translation:
                 f"The request body is not a valid {self._source} request: {error!r}.",
                 code="invalid_request",
             ) from error
-        encoded.dropped = list(dict.fromkeys(map(self._callers_name, encoded.dropped)))
+        dropped = [*losses.names, *encoded.dropped]
+        encoded.dropped = list(dict.fromkeys(map(self._callers_name, dropped)))
         call = self._call
         call.model, call.request = inner.get("model") or target.model, inner
         call.json_tool, call.tool_names = encoded.json_tool, encoded.tool_names
@@ -139,6 +155,8 @@ class Translation:
         """
         try:
             inner = self._out.decode_response(body, self._call)
+            if self._stands_for:
+                self._restore(inner)
             return self._in.encode_response(inner, self._call)
         except UNREADABLE as error:
             raise UpstreamError(
@@ -152,8 +170,17 @@ class Translation:
         """
         self._call.as_array = as_array
         return StreamTranslation(
-            self._out.stream_decoder(self._call), self._in.stream_encoder(self._call)
+            self._out.stream_decoder(self._call),
+            self._in.stream_encoder(self._call),
+            CallRestorer(self._stands_for) if self._stands_for else None,
         )
+
+    def _restore(self, response: Inner) -> None:
+        for choice in response["choices"]:
+            message = choice["message"]
+            if message.get("tool_calls"):
+                calls = [restored(call, self._stands_for) for call in message["tool_calls"]]
+                message["tool_calls"] = calls
 
     def refusal(self, body: Mapping[str, Any]) -> tuple[ProviderError, dict[str, Any]] | None:
         """Return the error that a provider sent with status 200, as OpenRouter does; else None."""
@@ -188,9 +215,15 @@ class StreamTranslation:
     answer was written, so that an error can only be an event.
     """
 
-    def __init__(self, decoder: StreamDecoder, encoder: StreamEncoder) -> None:
+    def __init__(
+        self,
+        decoder: StreamDecoder,
+        encoder: StreamEncoder,
+        restorer: CallRestorer | None = None,
+    ) -> None:
         self._decoder = decoder
         self._encoder = encoder
+        self._restorer = restorer
         self._closed = False
         self.begun = False
         self.usage: Inner | None = None
@@ -230,7 +263,10 @@ class StreamTranslation:
             if chunk.get("usage"):
                 self.usage = chunk["usage"]
             self.begun = True
-            out.append(self._encoder.feed(chunk))
+            if self._restorer is None:
+                out.append(self._encoder.feed(chunk))
+            else:
+                out += map(self._encoder.feed, self._restorer.feed(chunk))
         return out[0] if len(out) == 1 else b"".join(out)
 
     def _end(self) -> bytes:

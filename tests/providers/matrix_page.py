@@ -45,6 +45,7 @@ SCHEMA: dict[str, Any] = {
     "required": ["city"],
     "additionalProperties": False,
 }
+GRAMMAR = {"type": "grammar", "syntax": "regex", "definition": "a+"}
 IMAGE = "iVBORw0KGgo="
 PDF = "JVBERi0xLjQ="
 WAV = "UklGRg=="
@@ -64,6 +65,9 @@ CHAT: Features = {
     "tool_choice: none": {"tools": [CHAT_TOOL], "tool_choice": "none"},
     "parallel_tool_calls: false": {"tools": [CHAT_TOOL], "parallel_tool_calls": False},
     "custom tools": {"tools": [{"type": "custom", "custom": {"name": "c"}}]},
+    "grammar of a custom tool": {
+        "tools": [{"type": "custom", "custom": {"name": "c", "format": GRAMMAR}}]
+    },
     "JSON schema": {
         "response_format": {
             "type": "json_schema",
@@ -116,6 +120,9 @@ RESPONSES: Features = {
     "tool_choice: required": {"tools": [RESPONSES_TOOL], "tool_choice": "required"},
     "parallel_tool_calls: false": {"tools": [RESPONSES_TOOL], "parallel_tool_calls": False},
     "custom tools": {"tools": [{"type": "custom", "name": "c"}]},
+    "grammar of a custom tool": {"tools": [{"type": "custom", "name": "c", "format": GRAMMAR}]},
+    "local shell": {"tools": [{"type": "local_shell"}]},
+    "namespaces": {"tools": [{"type": "namespace", "name": "n", "tools": [RESPONSES_TOOL]}]},
     "hosted tools": {"tools": [{"type": "web_search"}]},
     "JSON schema": {
         "text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA, "strict": True}}
