@@ -142,29 +142,40 @@ class Call:
         self._has_begun = False
 
     async def run(self, receive: Receive, send: Send) -> None:
-        cache = self.cache
+        cache, context = self.cache, self.context
+        left: Running | None = None
+        while True:
+            found = await self._found()
+            if found.hit is not None:
+                hit = found.hit
+                is_stale = hit.verdict is Verdict.SOFT
+                await self._give(hit, CacheStatus.STALE if is_stale else CacheStatus.HIT, send)
+                if is_stale and self.plan.saves and self.flight_id not in cache.flights:
+                    await self._refresh(found)
+                return
+            if self.plan.only_if_cached:
+                raise NotCachedError("There is no stored answer, and only one was asked for.")
+            running = self._joinable(found)
+            if running is None or running is left:
+                break
+            if await self._follow(running, found, receive, send):
+                return
+            # Others may have an answer by now, or have asked anew.
+            context.cache_reason, left = None, running
+        is_readable = bool(found.generations)
+        if not is_readable:
+            context.cache_reason = "store"
+        takes_over = left is not None and not left.flight.is_over
+        saves = self.plan.saves and is_readable
+        await self._lead(found, receive, send, saves=saves, waits_for_others=not takes_over)
+
+    async def _found(self) -> Found:
+        """Look up; a store that fails has nothing, and no generations either."""
         try:
-            found = await self._look_up()
+            return await self._look_up()
         except BackendError as error:
-            cache.complain("The cache cannot be read, the provider is asked", error)
-            found = None
-        if found is not None and found.hit is not None:
-            hit = found.hit
-            is_stale = hit.verdict is Verdict.SOFT
-            await self._give(hit, CacheStatus.STALE if is_stale else CacheStatus.HIT, send)
-            if is_stale and self.plan.saves and self.flight_id not in cache.flights:
-                await self._refresh(found)
-            return
-        if self.plan.only_if_cached:
-            raise NotCachedError("There is no stored answer, and only one was asked for.")
-        if found is None:
-            self.context.cache_reason = "store"
-            await self._lead(Found({}, None, None, ()), receive, send, saves=False)
-            return
-        running = self._joinable(found)
-        if running is not None and await self._follow(running, found, receive, send):
-            return
-        await self._lead(found, receive, send, saves=self.plan.saves)
+            self.cache.complain("The cache cannot be read, the provider is asked", error)
+            return Found({}, None, None, ())
 
     async def _look_up(self) -> Found:
         """Read what is stored, and judge it.
@@ -266,10 +277,7 @@ class Call:
         if passed:
             return True
         entry = outcome.entry
-        if entry is None:
-            context.cache_reason = None
-            return False
-        return await self._give_entry(entry, send)
+        return entry is not None and await self._give_entry(entry, send)
 
     async def _give_entry(self, entry: Entry, send: Send) -> bool:
         """Give the answer of a call that others made; False if it cannot be told in this form."""
@@ -281,11 +289,21 @@ class Call:
         await self._give(hit, CacheStatus.MISS, send, is_collapsed=True)
         return True
 
-    async def _lead(self, found: Found, receive: Receive, send: Send, *, saves: bool) -> None:
+    async def _lead(
+        self,
+        found: Found,
+        receive: Receive,
+        send: Send,
+        *,
+        saves: bool,
+        waits_for_others: bool = True,
+    ) -> None:
         """Begin a call that others may join."""
         context = self.context
         context.cache = CacheStatus.MISS
-        running = self._start(found, saves=saves, in_background=False)
+        running = self._start(
+            found, saves=saves, in_background=False, waits_for_others=waits_for_others
+        )
         outcome = running.outcome
         try:
             passed = await self._take_part(
@@ -303,7 +321,9 @@ class Call:
             context.cache_reason = "collapsed"
             await self._give_entry(outcome.entry, send)
 
-    def _start(self, found: Found, *, saves: bool, in_background: bool) -> Running:
+    def _start(
+        self, found: Found, *, saves: bool, in_background: bool, waits_for_others: bool = True
+    ) -> Running:
         cache, context = self.cache, self.context
         body = context.body.data
         assert body is not None
@@ -326,7 +346,7 @@ class Call:
                     inner_receive,
                     inner_send,
                     saves=saves,
-                    is_shared=is_shared,
+                    takes_lease=is_shared and waits_for_others,
                 )
             finally:
                 if cache.flights.get(self.flight_id) is running:
@@ -343,12 +363,12 @@ class Call:
         send: Send,
         *,
         saves: bool,
-        is_shared: bool,
+        takes_lease: bool,
     ) -> None:
         cache, context = self.cache, self.context
         outcome = running.outcome
         lease: Lease | None = None
-        if is_shared and cache.lease_s > 0 and cache.store.is_shared:
+        if takes_lease and cache.lease_s > 0 and cache.store.is_shared:
             lease = Lease(cache, _lease_name(self.key, running.generations))
             outcome.entry = await self._await_other(lease)
             if outcome.entry is not None:
@@ -396,6 +416,8 @@ class Call:
     ) -> bool:
         """Pass a flight's answer on, until it is over; False if there was none to pass on.
 
+        A follower waits for its first byte no longer than for another worker.
+
         Raises:
             ClientDisconnectedError: one's own caller left.
             _StandIn: the provider failed, and there is something better.
@@ -406,6 +428,12 @@ class Call:
         marked = self._marked(send, found, watch, is_follower=is_follower)
         stands_in = has_left = False
         try:
+            if is_follower:
+                try:
+                    async with asyncio.timeout(self.cache.wait_s):
+                        await flight.begun()
+                except TimeoutError:
+                    return False  # On a call that hangs nobody else shall hang.
             if is_live:
                 await flight.pass_on(party, marked)
             else:

@@ -131,6 +131,11 @@ class Flight:
         self._waiting.append(waiting)
         await waiting
 
+    async def begun(self) -> None:
+        """Wait until there is something to pass on, or there will be nothing."""
+        while not self.messages and not self._dropped and not self.is_over:
+            await self.more()
+
     async def end(self) -> None:
         """Wait until the inner application has returned and its answer is stored."""
         while not self.is_over:
