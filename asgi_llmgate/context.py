@@ -27,9 +27,9 @@ attempts          FallbackMiddleware,     log, response headers
                   else dispatch
 attempt           FallbackMiddleware      dispatch (writes the provider's headers into it)
 fallback_index    FallbackMiddleware      response headers
-model_requested,  dispatch, else log      log, response headers
-target_*,
-is_stream
+model_requested,  dispatch, else log;     log, response headers
+target_*,         FallbackMiddleware of
+is_stream         calls nobody takes
 is_attempting     dispatch                response headers
 usage, cost,      whoever calls the       limits (settlement), log
 metered,          provider: dispatch,

@@ -3,7 +3,7 @@
 A plan is a generator: it yields a step and is sent what came of it. It does no I/O and reads no
 clock, so the middleware and a test that never sleeps are driven by the same decisions.
 
-    for each target, in order:
+    for each target, in order, those last whose keys are known not to work:
         each of its keys, at once                     (429, 503, no connection, key refused)
         again after a pause, while the policy allows  (`Retry-Enabled`)
     until an answer is good, or nobody else may be asked what was refused
@@ -117,6 +117,7 @@ class Leg:
         moves: What is reason enough to go on to the next target.
         window: Tokens its model takes; None if unknown.
         model: Two legs of one model fail alike at what is about the prompt.
+        defer: Why it comes after all others: its keys were refused, or are near a limit.
     """
 
     keys: int = 1
@@ -124,6 +125,7 @@ class Leg:
     moves: MoveOn = DEFAULT_MOVES
     window: int | None = None
     model: str | None = None
+    defer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,14 +206,18 @@ def fallback_plan(
         roll: Returns a random number in [0, 1), for the jitter of pauses.
     """
     too_long_for: int | None = None
-    for place, leg in enumerate(legs):
+    for place, is_last in _in_order(legs):
+        leg = legs[place]
         if leg.unfit is not None:
             yield PassOver(place, leg.unfit)
+            continue
+        if is_last is None:
+            yield PassOver(place, leg.defer or "")
             continue
         if too_long_for is not None and leg.window is not None and leg.window <= too_long_for:
             yield PassOver(place, Reason.CONTEXT_WINDOW)
             continue
-        outcome = yield from _one_leg(place, legs, retry, roll)
+        outcome = yield from _one_leg(place, leg, retry, roll, is_last_leg=is_last)
         if outcome is None:  # All its keys were passed over.
             continue
         if outcome.committed or outcome.reason is None or not leg.moves.allows(outcome):
@@ -220,11 +226,30 @@ def fallback_plan(
             too_long_for = max(too_long_for or 0, leg.window)
 
 
+def _in_order(legs: Sequence[Leg]) -> list[tuple[int, bool | None]]:
+    """Return the places to come to, each with whether it is the last to call.
+
+    None where it is not yet called, but deferred. Who has nobody else defers nothing.
+    """
+    fit = [place for place, leg in enumerate(legs) if leg.unfit is None]
+    late = [place for place in fit if legs[place].defer is not None]
+    if len(late) == len(fit):
+        late = []
+    last = (late or fit)[-1] if fit else None
+    order: list[tuple[int, bool | None]] = [
+        (place, None if place in late else place == last) for place in range(len(legs))
+    ]
+    return order + [(place, place == last) for place in late]
+
+
 def _one_leg(
-    place: int, legs: Sequence[Leg], retry: RetryPolicy, roll: Callable[[], float]
+    place: int,
+    leg: Leg,
+    retry: RetryPolicy,
+    roll: Callable[[], float],
+    *,
+    is_last_leg: bool,
 ) -> Generator[Step, Outcome | None, Outcome | None]:
-    leg = legs[place]
-    is_last_leg = not any(other.unfit is None for other in legs[place + 1 :])
     last: Outcome | None = None
     tried = 0
     usable = list(range(leg.keys))

@@ -111,7 +111,7 @@ class Attempts:
                         if not await self._pause(seconds, receive):
                             break
                     case PassOver(place, reason):
-                        self._note(self._members[place], None, reason)
+                        self._pass_over(self._members[place], reason)
                     case _:
                         assert_never(step)
                 step = plan.send(outcome)
@@ -326,6 +326,13 @@ class Attempts:
     def _passed_over(self, member: Member, place: Place, reason: str) -> Outcome:
         self._note(member, None if place.key == NO_KEY else place.key, reason)
         return Outcome(None, reason, was_sent=False)
+
+    def _pass_over(self, member: Member, reason: str) -> None:
+        if reason != member.leg.defer:
+            self._note(member, None, reason)
+            return
+        for place in member.places:
+            self._note(member, place.key, reason)
 
     def _note(self, member: Member, key_id: str | None, reason: str) -> None:
         provider, model = member.name

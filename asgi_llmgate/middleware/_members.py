@@ -140,13 +140,18 @@ class Picker:
         error: GatewayError | None = None
         keys: Sequence[Credential] = ()
         near: Sequence[tuple[str, str]] = ()
+        defer = None
         if unfit is None:
             keys, near = self._keys(link, pool, context, first_provider)
+            if near and len(near) == len(keys):
+                # Not one of them is good: it is another target's turn, if there is one.
+                are_out = all(reason == Reason.AUTH_OUT for _, reason in near)
+                defer, near = Reason.AUTH_OUT if are_out else Reason.NEAR_LIMIT, ()
             if not keys:
                 unfit = Reason.NO_KEY
                 stored = self.stored_keys(provider_id) if self.stored_keys is not None else ()
                 error = missing_key(target.provider, stored, context.principal)
-        leg = Leg(len(keys), unfit, link.moves, window, model)
+        leg = Leg(len(keys), unfit, link.moves, window, model, defer)
         chosen = [
             Chosen(target, key, caller, link.headers, link.override) for key, caller, _ in keys
         ]
@@ -186,8 +191,6 @@ class Picker:
                 last.insert(0, key)  # One that was refused is the very last.
             else:
                 good.append(key)
-        if not good:
-            near = []
         return [(key, None, key.id) for key in (*good, *last)], near
 
     def _key_order(

@@ -154,6 +154,9 @@ class FallbackMiddleware(GatewayMiddleware):
             if key is not None:
                 await self._once(chain[0], key, context, scope, receive, send)
                 return
+        # Dispatch says the same of every attempt, but there may be none.
+        context.model_requested = model
+        context.is_stream = route.is_stream is True or request.get("stream") is True
         pool = self.pools.get(model) if model is not None else None
         members = self._picker.members(chain, pool, request, context)
         default = pool.retry if pool is not None and pool.retry is not None else self.retry
@@ -228,9 +231,12 @@ class FallbackMiddleware(GatewayMiddleware):
         try:
             await self.app(scope, receive, send)
         except UpstreamError as error:
-            outcome = judge_error(error, None)
+            outcome = judge_error(error, context.attempts[-1].status if context.attempts else None)
             if outcome.reason == Reason.AUTH:
-                health.take_out(provider, key, self.clock(), self._roll(), "auth")
+                why = f"status {outcome.status}"
+                health.take_out(provider, key, self.clock(), self._roll(), why)
+                if self._parts.count is not None:
+                    self._parts.count("llmgate_keys_refused_total", provider=provider)
             else:
                 is_good, reason = False, outcome.reason or ""
             raise

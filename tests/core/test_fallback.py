@@ -111,6 +111,21 @@ def test_too_long_a_prompt_skips_models_that_are_no_larger() -> None:
     assert PassOver(1, Reason.CONTEXT_WINDOW) in steps
 
 
+def test_who_is_known_to_fail_comes_last_and_is_noted() -> None:
+    near = Leg(defer=Reason.NEAR_LIMIT)
+    steps = run([near, Leg()], [refused(500), refused(429)])
+
+    assert steps[0] == PassOver(0, Reason.NEAR_LIMIT)
+    assert called(steps) == [(1, 0), (0, 0)]
+    assert [step.is_last for step in steps if isinstance(step, Attempt)] == [False, True]
+
+
+def test_who_has_nobody_else_defers_nothing() -> None:
+    legs = [Leg(defer=Reason.AUTH_OUT), Leg(unfit=Reason.NO_KEY), Leg(defer=Reason.NEAR_LIMIT)]
+
+    assert called(run(legs, [refused(500)])) == [(0, 0), (2, 0)]
+
+
 def test_a_reason_can_be_switched_off() -> None:
     never = MoveOn(connect=False, timeout=False, statuses=frozenset({500}), stream=False)
     legs = [Leg(moves=never), Leg()]
@@ -152,9 +167,14 @@ LEGS = st.lists(
         keys=st.integers(0, 3),
         unfit=st.none() | st.just(Reason.NO_KEY),
         window=st.none() | st.sampled_from([1000, 2000]),
+        defer=st.none() | st.just(Reason.NEAR_LIMIT),
     ),
     max_size=5,
 )
+
+
+def is_attempt_at(step: Step, places: set[int]) -> bool:
+    return isinstance(step, Attempt) and step.leg in places
 
 
 @given(LEGS, st.lists(OUTCOMES, max_size=60), st.integers(1, 5))
@@ -165,7 +185,21 @@ def test_every_plan_ends_in_order_and_after_what_was_committed(
     places = [step.leg for step in steps if isinstance(step, Attempt | PassOver)]
     number = len([step for step in steps if isinstance(step, Attempt)])
 
-    assert places == sorted(places)
+    fit = [leg for leg in legs if leg.unfit is None]
+    deferred = {place for place, leg in enumerate(legs) if leg.unfit is None and leg.defer}
+    if len(deferred) == len(fit):
+        deferred = set()
+    late = [place for place in places if place in deferred]
+    at_once = [place for place in places if place not in deferred]
+    assert at_once == sorted(at_once)
+    assert late[: len(set(late))] == sorted(set(late))
+    called_late = [index for index, step in enumerate(steps) if is_attempt_at(step, deferred)]
+    called_soon = [
+        index
+        for index, step in enumerate(steps)
+        if isinstance(step, Attempt) and step.leg not in deferred
+    ]
+    assert not called_late or not called_soon or max(called_soon) < min(called_late)
     assert number <= sum(max(leg.keys, attempts + leg.keys) for leg in legs)
     for index, outcome in enumerate(outcomes[: number - 1] if number else []):
         assert not (outcome.committed and outcome.was_sent), index

@@ -348,6 +348,32 @@ async def test_a_key_near_its_limit_is_passed_over_before_it_fails(
     assert keys(upstream)[0] not in keys(upstream)[1:]
 
 
+@pytest.mark.parametrize("why", ["near_limit", "key_out"])
+async def test_a_target_without_a_good_key_makes_way_for_the_next(
+    make_gate: MakeGate, upstream: StubUpstream, log: MemoryLogSink, why: str
+) -> None:
+    gate = make_gate(keys="app:lg_app", providers=POOLED)
+    limits = [
+        (b"x-ratelimit-limit-tokens", b"1000"),
+        (b"x-ratelimit-remaining-tokens", b"0"),
+        (b"x-ratelimit-reset-tokens", b"6m0s"),
+    ]
+    first = Reply(headers=[*JSON, *limits]) if why == "near_limit" else failing(401)
+    upstream.script = [first]
+    await call(gate, CHAT, key="lg_app", headers=chain(GROQ))
+    del upstream.requests[:]
+    second = await call(gate, CHAT, key="lg_app", headers=chain(GROQ))
+    # Where the other one fails, it is asked all the same.
+    upstream.script = [failing(500)]
+    third = await call(gate, CHAT, key="lg_app", headers=chain(GROQ))
+
+    assert second.headers["llmgate-fallback-index"] == "1"
+    assert third.headers["llmgate-fallback-index"] == "0"
+    assert hosts(upstream) == ["api.groq.com", "api.groq.com", "api.openai.com"]
+    assert reasons(log.records[1]) == [("openai", None, why), ("groq", 200, None)]
+    assert log.records[1].attempts[0].key_id == "default"
+
+
 async def test_a_refused_key_is_taken_out_loudly(
     make_gate: MakeGate, upstream: StubUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -362,6 +388,20 @@ async def test_a_refused_key_is_taken_out_loudly(
     assert keys(upstream)[0] not in keys(upstream)[1:]
     assert any("refused the key" in record.message for record in caplog.records)
     assert "sk-" not in caplog.text
+
+
+async def test_a_sole_key_that_is_refused_is_told_as_loudly(
+    make_gate: MakeGate, upstream: StubUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = make_gate(keys="app:lg_app", providers={"openai": {"api_key": "sk-1"}})
+    upstream.script = [failing(403)]
+
+    assert (await call(gate, CHAT, key="lg_app")).status == 502
+    counted = gate.metrics.render().decode()
+    await gate.aclose()
+
+    assert 'llmgate_keys_refused_total{provider="openai"} 1' in counted
+    assert "(status 403)" in caplog.text
 
 
 async def test_an_exhausted_quota_is_not_retried_but_falls_back(
@@ -527,6 +567,26 @@ async def test_a_provider_that_keeps_failing_is_left_alone_for_a_while(
     assert elsewhere.status == 200
     assert reasons(log.records[-1])[0] == ("openai", None, "breaker_open")
     assert len(upstream.requests) == 6
+
+
+async def test_a_call_that_nobody_takes_is_recorded_with_what_was_asked(
+    gate: Any, upstream: StubUpstream, log: MemoryLogSink
+) -> None:
+    mini = {"provider": "openai", "model": "gpt-4o-mini"}
+    upstream.script = [failing(500)] * 10
+    for _ in range(5):
+        await call(gate, STREAM, key="lg_app", headers=chain(mini))
+
+    refused = await call(gate, STREAM, key="lg_app", headers=chain(mini))
+
+    assert refused.status == 503
+    assert 1 <= int(refused.headers["retry-after"]) <= 6
+    record = log.records[-1]
+    assert (record.model_requested, record.is_stream, record.error_code) == (
+        CHAT["model"],
+        True,
+        "overloaded",
+    )
 
 
 async def test_a_sole_target_is_called_although_it_keeps_failing(
