@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from asgi_llmgate.backends.limits_shared import SharedLimitStore, SharedMeters
+from asgi_llmgate.backends.upstreams_shared import Board
 from asgi_llmgate.backends.webhook import Webhooks
 from asgi_llmgate.cache import Cache
 from asgi_llmgate.clouds import CLOUDS, completed
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from asgi_llmgate.backends.journal import JournalLogSink
 
 __all__ = [
+    "board_of",
     "cache_of",
     "cache_policy_of",
     "cache_secret_of",
@@ -75,6 +77,30 @@ def journal_of(settings: Settings) -> JournalLogSink:
         max_age_s=log.max_age_days * 86_400,
         max_bytes=log.max_bytes,
     )
+
+
+def board_of(settings: Settings) -> Board:
+    """Return where workers tell each other of upstreams: Redis if there is one, else a file.
+
+    Raises:
+        ConfigurationError: the driver is not installed.
+    """
+    url = settings.redis_url
+    try:
+        if url is not None:
+            from asgi_llmgate.backends.upstreams_redis import RedisBoard
+
+            return RedisBoard(url.get_secret_value())
+        from asgi_llmgate.backends.upstreams_sqlite import SqliteBoard
+    except ModuleNotFoundError as error:
+        if error.name not in ("apsw", "redis"):
+            raise
+        extra = "standalone" if error.name == "apsw" else "redis"
+        raise ConfigurationError(
+            f"Breakers need {error.name}, which is not installed.\n"
+            f'HINT: run `pip install "asgi-llmgate[{extra}]"`.'
+        ) from None
+    return SqliteBoard(settings.data_dir)
 
 
 def cache_store_of(settings: Settings) -> CacheStore:

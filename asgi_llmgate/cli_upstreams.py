@@ -17,14 +17,17 @@ __all__ = ["upstreams"]
 def upstreams(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show provider keys, and what is not called at the moment, and why."""
     from asgi_llmgate.api.upstreams import upstream_rows
-    from asgi_llmgate.assemble import registry_of
+    from asgi_llmgate.assemble import board_of, registry_of
 
     settings = load_settings()
+    board = board_of(settings)
     try:
-        rows = upstream_rows(registry_of(settings), settings.data_dir)
+        rows = upstream_rows(registry_of(settings), board)
     except BackendError as error:
         print(f"What the workers know cannot be read: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
+    finally:
+        board.close()
     if as_json:
         print(json.dumps(rows, indent=2))
         return

@@ -34,8 +34,9 @@ from asgi_llmgate.api.ingest import ingest_routes
 from asgi_llmgate.api.keys import key_routes
 from asgi_llmgate.api.operations import Operations
 from asgi_llmgate.api.router import API_PREFIX, AdminApi, AdminRoute
-from asgi_llmgate.api.upstreams import upstream_routes
+from asgi_llmgate.api.upstreams import upstream_families, upstream_routes
 from asgi_llmgate.assemble import (
+    board_of,
     cache_policy_of,
     cache_secret_of,
     cache_store_of,
@@ -51,7 +52,7 @@ from asgi_llmgate.assemble import (
     webhooks_of,
 )
 from asgi_llmgate.backends.metrics import Metrics
-from asgi_llmgate.backends.upstreams_sqlite import SharedHealth
+from asgi_llmgate.backends.upstreams_shared import Board, SharedHealth
 from asgi_llmgate.budgets import BudgetAlerts, Budgets
 from asgi_llmgate.cache import Cache
 from asgi_llmgate.client.in_process import in_process_client
@@ -169,10 +170,14 @@ class LLMGate:
     def health(self) -> Health:
         """What is known about upstreams: who fails, whose key is refused, who is slow."""
         health = health_of(self.settings, is_shared=True, count=self.metrics.count)
-        self._shared_health = SharedHealth(health, self.settings.data_dir)
+        self._shared_health = SharedHealth(health, self._board)
         health.on_use = self._shared_health.wake
         self.metrics.watch_gauge("llmgate_breakers_open", health.number_open)
         return health
+
+    @cached_property
+    def _board(self) -> Board:
+        return board_of(self.settings)
 
     @cached_property
     def _cache_store(self) -> CacheStore:
@@ -293,6 +298,7 @@ class LLMGate:
             token=admin_token(given, settings.data_dir),
             data_dir=settings.data_dir,
             is_ready=lambda: not self.draining,
+            more=lambda: upstream_families(self._board),
         )
 
     @cached_property
@@ -320,7 +326,7 @@ class LLMGate:
         routes: list[AdminRoute] = []
         routes += key_routes(self.control, lambda: routes)
         routes += cache_routes(lambda: self.cache)
-        routes += upstream_routes(lambda: self._registry, settings.data_dir)
+        routes += upstream_routes(lambda: self._registry, lambda: self._board)
         _, own, zone = limits_of(settings)
         routes += budget_routes(
             lambda: Budgets(self._limit_store, own, zone),
@@ -452,6 +458,9 @@ class LLMGate:
         if "health" in made:
             await asyncio.to_thread(self._shared_health.close)
             del made["health"]
+        if "_board" in made:
+            await asyncio.to_thread(self._board.close)
+            del made["_board"]
         if "metrics" in made:
             await asyncio.to_thread(self.metrics.close)
             del made["metrics"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from starlette.types import Receive, Scope, Send
@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from asgi_llmgate._asgi.respond import send_json
 from asgi_llmgate.context import first_headers
 from asgi_llmgate.core.credentials import admin_token_digest, check_admin_token
+from asgi_llmgate.core.exposition import Family, exposition
 
 __all__ = ["Operations"]
 
@@ -26,12 +27,21 @@ class Operations:
         token: The admin token.
         data_dir: Where all workers of this machine leave their counters.
         is_ready: False while the server drains, so that balancers send nothing more.
+        more: Returns metrics that are no counters of this machine. May block.
     """
 
-    def __init__(self, *, token: str, data_dir: Path, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        *,
+        token: str,
+        data_dir: Path,
+        is_ready: Callable[[], bool],
+        more: Callable[[], Iterable[Family]] = tuple,
+    ) -> None:
         self._token_digest = admin_token_digest(token)
         self._data_dir = data_dir
         self._is_ready = is_ready
+        self._more = more
 
     def serves(self, path: str) -> bool:
         return path in ALL
@@ -54,12 +64,15 @@ class Operations:
                 [(b"www-authenticate", b"Bearer")],
             )
         else:
-            from asgi_llmgate.backends.metrics import render  # needs SQLite's driver, an extra
-
-            content = await asyncio.to_thread(render, self._data_dir)
+            content = await asyncio.to_thread(self._scraped)
             headers = [
                 (b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),
                 (b"content-length", b"%d" % len(content)),
             ]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": content})
+
+    def _scraped(self) -> bytes:
+        from asgi_llmgate.backends.metrics import render  # needs SQLite's driver, an extra
+
+        return render(self._data_dir) + exposition(self._more())

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from asgi_llmgate.api.router import AdminCall, AdminRoute
-from asgi_llmgate.backends.upstreams_sqlite import read_troubles
+from asgi_llmgate.backends.upstreams_shared import Board
+from asgi_llmgate.core.exposition import Family
 from asgi_llmgate.core.health import WHOLE_KEY
 from asgi_llmgate.core.permissions import Permission
 from asgi_llmgate.core.registry import Registry
+from asgi_llmgate.errors import BackendError
 
-__all__ = ["upstream_routes", "upstream_rows"]
+__all__ = ["upstream_families", "upstream_routes", "upstream_rows"]
+
+HELP = "Keys that are not called, by model (* is all) and state: open, half_open, or out."
+MAX_SAMPLES = 300
+MAX_LABEL_CHARS = 128
 
 
-def upstream_rows(registry: Registry, folder: Path) -> list[dict[str, Any]]:
+def upstream_rows(registry: Registry, board: Board) -> list[dict[str, Any]]:
     """Return one row for each key of the settings, and one for each place that is not called.
 
     `model` is null where the row is about the key itself. `retry_in_s` is null while all is well.
@@ -26,7 +31,7 @@ def upstream_rows(registry: Registry, folder: Path) -> list[dict[str, Any]]:
     Raises:
         BackendError: what the workers share cannot be read.
     """
-    troubles = read_troubles(folder, now_us=time.time_ns() // 1000)
+    troubles = board.troubles()
     out = {
         (trouble.place.provider, trouble.place.key): (trouble, retry_in_s)
         for trouble, retry_in_s in troubles
@@ -71,9 +76,34 @@ def _row(
     }
 
 
-def upstream_routes(registry: Callable[[], Registry], folder: Path) -> list[AdminRoute]:
+def upstream_families(board: Board) -> list[Family]:
+    """Return what `/metrics` says of breakers and keys: as anywhere there, no key is a label.
+
+    Blocks. A board that fails has nothing to say: a scrape has more in it than this.
+    """
+    try:
+        troubles = board.troubles()
+    except BackendError:
+        return []
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for trouble, retry_in_s in troubles:
+        provider, _, model = trouble.place
+        if model != WHOLE_KEY:
+            counts[provider, model[:MAX_LABEL_CHARS], trouble.state.value] += 1
+        elif retry_in_s > 0:
+            counts[provider, model, "out"] += 1
+    samples = [
+        ("", (("provider", provider), ("model", model), ("state", state)), float(number))
+        for (provider, model, state), number in sorted(counts.items())[:MAX_SAMPLES]
+    ]
+    return [Family("llmgate_upstreams", "gauge", HELP, samples)]
+
+
+def upstream_routes(
+    registry: Callable[[], Registry], board: Callable[[], Board]
+) -> list[AdminRoute]:
     async def upstreams(_: AdminCall) -> dict[str, Any]:
-        return {"upstreams": await asyncio.to_thread(upstream_rows, registry(), folder)}
+        return {"upstreams": await asyncio.to_thread(upstream_rows, registry(), board())}
 
     return [
         AdminRoute(

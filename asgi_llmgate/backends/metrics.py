@@ -39,6 +39,9 @@ COUNTERS = "counter:"
 """What precedes the name of a counter in the name of its family of sums."""
 
 HELP = {
+    "llmgate_breaker_changes_total": "Changes of breakers and keys, by the state they came to.",
+    "llmgate_breakers_open": "Breakers and keys out of use, those of callers among them.",
+    "llmgate_keys_refused_total": "Answers that said that a key is not good, or has no money.",
     "llmgate_cache_total": "Calls that could be cached, by what became of that.",
     "llmgate_cache_saved_usd_total": "What answers cost that were not paid for again.",
     "llmgate_identity_conflicts_total": "Calls that name another user than is proven.",

@@ -3,9 +3,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import apsw
 import pytest
 
-from asgi_llmgate.backends.upstreams_sqlite import UPSTREAMS_FILE, SharedHealth, read_troubles
+from asgi_llmgate.backends.upstreams_shared import SharedHealth
+from asgi_llmgate.backends.upstreams_sqlite import UPSTREAMS_FILE, SqliteBoard
 from asgi_llmgate.core.breaker import CALL, BreakerPolicy, State
 from asgi_llmgate.core.health import CALLERS, Health, Place
 
@@ -30,7 +32,8 @@ class Worker:
     def __init__(self, folder: Path, clock: Clock, began_s: float) -> None:
         self.health = Health(POLICY, is_shared=True)
         self.clock = clock.monotonic(began_s)
-        self.shared = SharedHealth(self.health, folder, clock=self.clock, wall_us=clock.wall_us)
+        board = SqliteBoard(folder, wall_us=clock.wall_us)
+        self.shared = SharedHealth(self.health, board, clock=self.clock)
 
     def fail(self) -> None:
         self.health.record(
@@ -131,15 +134,30 @@ def test_callers_own_keys_are_told_to_nobody(workers: list[Worker], tmp_path: Pa
     assert b"byok" not in (tmp_path / UPSTREAMS_FILE).read_bytes()
 
 
+def test_what_the_file_has_lost_is_probed_all_the_same(
+    workers: list[Worker], tmp_path: Path, clock: Clock
+) -> None:
+    workers[0].fail()
+    exchange(workers)
+    connection = apsw.Connection(str(tmp_path / UPSTREAMS_FILE))
+    connection.execute("DELETE FROM places")
+    connection.close()
+    clock.now_s += 5.1
+    exchange(workers)
+
+    assert sum(worker.admits() for worker in workers) == 1
+
+
 def test_people_see_what_is_not_called_and_why(
     workers: list[Worker], tmp_path: Path, clock: Clock
 ) -> None:
-    assert read_troubles(tmp_path, now_us=clock.wall_us()) == []
+    board = SqliteBoard(tmp_path, wall_us=clock.wall_us)
+    assert board.troubles() == []
     workers[0].fail()
     workers[0].health.take_out("groq", "key-2", workers[0].clock(), 0.5, "status 401")
     workers[0].shared.exchange()
 
-    shown = read_troubles(tmp_path, now_us=clock.wall_us())
+    shown = board.troubles()
 
     assert [(trouble.place, trouble.state, trouble.reason) for trouble, _ in shown] == [
         (Place("groq", "key-2", "*"), State.OPEN, "status 401"),

@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from asgi_llmgate.backends.memory import MemoryLogSink
 from asgi_llmgate.cli import cli
 from asgi_llmgate.gateway import LLMGate
 from asgi_llmgate.keyfile import admin_token
+from asgi_llmgate.settings import load_settings
 from tests.asgi import CHAT, call
+from tests.cache.redis_server import RedisServer
 from tests.gateway.conftest import MakeGate
 from tests.stub_upstream import Reply, StubUpstream
 
@@ -67,13 +72,53 @@ async def test_open_breakers_are_counted(make_gate: MakeGate, upstream: StubUpst
     upstream.script = [Reply([b"{}"], status=500)] * 5
     for _ in range(5):
         await call(gate, CHAT, key="lg_app")
+    await asyncio.to_thread(gate._shared_health.exchange)
     token = admin_token(None, gate.settings.data_dir)
 
     text = (await call(gate, b"", path="/metrics", method="GET", key=token)).body.decode()
 
     assert "llmgate_breakers_open 1" in text
     assert 'llmgate_breaker_changes_total{provider="openai",state="open"} 1' in text
+    assert 'llmgate_upstreams{provider="openai",model="gpt-4o",state="open"} 1' in text
+    assert "default" not in text  # the key's id
     await gate.aclose()
+
+
+async def test_two_machines_tell_each_other_through_redis(
+    tmp_path: Path, log: MemoryLogSink
+) -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("not installed: redis-server")
+    server = RedisServer(tmp_path)
+    gates, upstreams_of = [], []
+    for name in ("a", "b"):
+        settings = load_settings(
+            data_dir=tmp_path / name,
+            redis_url=server.url,
+            secret_key=bytes(range(32)).hex(),
+            keys="app:lg_app",
+            providers={"openai": {"api_key": "sk-1"}, "groq": {"api_key": "sk-2"}},
+        )
+        upstreams_of.append(StubUpstream())
+        gates.append(LLMGate(settings, log=log, upstream=upstreams_of[-1]))
+    try:
+        upstreams_of[0].script = [Reply([b"{}"], status=500)] * 5
+        for _ in range(5):
+            await call(gates[0], CHAT, key="lg_app")
+        await call(gates[1], CHAT, key="lg_app")
+        for gate in gates:
+            await asyncio.to_thread(gate._shared_health.exchange)
+        chain = {"llmgate-fallbacks": '["groq/llama-3.3-70b"]'}
+        answer = await call(gates[1], CHAT, key="lg_app", headers=chain)
+
+        assert answer.headers["llmgate-provider"] == "groq"
+        assert log.records[-1].attempts[0].reason == "breaker_open"
+        [row] = [row for row in await upstreams(gates[1]) if row["model"] is not None]
+        assert (row["provider"], row["model"], row["state"]) == ("openai", CHAT["model"], "open")
+    finally:
+        for gate in gates:
+            await gate.aclose()
+        server.stop()
 
 
 async def test_upstreams_need_the_admin_token(make_gate: MakeGate) -> None:
