@@ -9,6 +9,7 @@ from typing import Any
 
 from asgi_llmgate.api.router import AdminCall, AdminRoute
 from asgi_llmgate.backends.upstreams_shared import Board
+from asgi_llmgate.core.call_sums import Labels
 from asgi_llmgate.core.exposition import Family
 from asgi_llmgate.core.health import WHOLE_KEY
 from asgi_llmgate.core.permissions import Permission
@@ -92,7 +93,7 @@ def upstream_families(board: Board) -> list[Family]:
             counts[provider, model[:MAX_LABEL_CHARS], trouble.state.value] += 1
         elif retry_in_s > 0:
             counts[provider, model, "out"] += 1
-    samples = [
+    samples: list[tuple[str, Labels, float]] = [
         ("", (("provider", provider), ("model", model), ("state", state)), float(number))
         for (provider, model, state), number in sorted(counts.items())[:MAX_SAMPLES]
     ]

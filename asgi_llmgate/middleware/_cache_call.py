@@ -140,6 +140,7 @@ class Call:
         # Not shared although the answer would be: refusals of another's key, and impatience.
         self.flight_id = (key, caller.key if caller else None, context.directives.timeout_ms)
         self._has_begun = False
+        self._seen: Running | None = None
 
     async def run(self, receive: Receive, send: Send) -> None:
         cache, context = self.cache, self.context
@@ -185,7 +186,7 @@ class Call:
         """
         cache, plan = self.cache, self.plan
         names = [*self.names, BUMPS]
-        running = cache.flights.get(self.flight_id)
+        running = self._seen = cache.flights.get(self.flight_id)
         if running is not None:
             names += [name for name in running.generations if name not in names]
         slots = plan.slots if plan.reads or plan.stale_if_error_s else 0
@@ -243,7 +244,8 @@ class Call:
         return None if told is None else Hit(entry, verdict, *told, slot)
 
     def _joinable(self, found: Found) -> Running | None:
-        running = self.cache.flights.get(self.flight_id)
+        # One that has ended while the store was asked is as good: it may not have been there yet.
+        running = self.cache.flights.get(self.flight_id) or self._seen
         if running is None or not self.plan.reads or not running.flight.can_be_joined:
             return None
         if lacks_tag(self.names, running.generations):
