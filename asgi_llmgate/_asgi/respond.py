@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import Send
 
+from asgi_llmgate.core.eventstream import encode_message
 from asgi_llmgate.core.hygiene import likely_dialect
 from asgi_llmgate.core.ids import new_id
 from asgi_llmgate.core.json import dumps
+from asgi_llmgate.core.meter import StreamForm
 from asgi_llmgate.errors import GatewayError
 from asgi_llmgate.types import Dialect
 
@@ -98,12 +100,26 @@ def error_body(
 
 
 def error_event(
-    dialect: Dialect, wire_format: str | None, *, code: str, message: str, request_id: str
+    dialect: Dialect,
+    wire_format: str | None,
+    *,
+    code: str,
+    message: str,
+    request_id: str,
+    form: StreamForm = "events",
 ) -> bytes:
     """Return the event that ends a broken stream, so that no SDK takes it for a whole one."""
     body = error_body(
         dialect, status=502, code=code, message=message, param=None, request_id=request_id
     )
+    if form == "array":
+        return dumps(body) + b"]"
+    if form == "frames":
+        # The one exception that both of Bedrock's streams have for this.
+        kind = "modelStreamErrorException"
+        headers = {":message-type": "exception", ":exception-type": kind}
+        headers[":content-type"] = "application/json"
+        return encode_message(headers, dumps({"message": message}))
     if wire_format == "openai-responses":
         # `error` is what the SDKs raise for; the rest is the event as the API defines it.
         event = {"type": "error", "code": code, "message": message, "param": None, **body}

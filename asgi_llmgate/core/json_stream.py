@@ -25,13 +25,14 @@ class ArrayDecoder:
     Every byte is looked at once, so time is linear in the bytes fed.
     """
 
-    __slots__ = ("_at", "_buffer", "_depth", "_in_string", "_start", "is_complete")
+    __slots__ = ("_at", "_buffer", "_depth", "_has_objects", "_in_string", "_start", "is_complete")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._at = 0  # everything before was looked at
         self._start: int | None = None  # of the object that is open
         self._depth = 0
+        self._has_objects = False
         self._in_string = False
         self.is_complete = False
         """The array's closing bracket was seen."""
@@ -57,6 +58,16 @@ class ArrayDecoder:
             raise ValueError("an object of the array is too large")
         return objects
 
+    @property
+    def opening(self) -> bytes | None:
+        """What must stand before one more object; None where none can: in one, or after the end."""
+        if self.is_complete or self._in_string or self._depth > 1:
+            return None
+        if self._depth == 0:
+            return b"["
+        # The buffer holds what came after the last bracket.
+        return b"," if self._has_objects and b"," not in self._buffer else b""
+
     def _take(self, mark: int, objects: list[bytes]) -> None:
         if mark == _QUOTE:
             self._in_string = True
@@ -69,6 +80,7 @@ class ArrayDecoder:
             if self._depth == 1 and self._start is not None:
                 objects.append(bytes(self._buffer[self._start : self._at]))
                 self._start = None
+                self._has_objects = True
             self.is_complete = self.is_complete or self._depth == 0
 
     def _skip_string(self) -> bool:

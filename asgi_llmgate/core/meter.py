@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from asgi_llmgate.core.answer import answer_bytes, answer_finish
 from asgi_llmgate.core.eventstream import EventStreamDecoder, EventStreamError, StreamMessage
@@ -24,7 +24,7 @@ from asgi_llmgate.core.usage import read_model, read_usage
 from asgi_llmgate.core.withhold import UsageFilter
 from asgi_llmgate.types import Usage
 
-__all__ = ["Metered", "StreamMeter", "meter_json"]
+__all__ = ["Metered", "StreamForm", "StreamMeter", "meter_json"]
 
 # A JSON answer where a stream was expected is kept this far, then relayed uncounted.
 MAX_JSON_BYTES = 32 * 1024 * 1024
@@ -41,6 +41,10 @@ _MARKED = frozenset(
         "cohere-v2",
     }
 )
+
+
+StreamForm = Literal["events", "array", "frames", "json"]
+"""Server-sent events, a JSON array, AWS frames; or one JSON object, which is no stream."""
 
 
 class Metered(NamedTuple):
@@ -121,6 +125,32 @@ class StreamMeter:
         if seen.complete or seen.failed or self._json is not None:
             return False
         return seen.expects_end or self._format in _MARKED
+
+    @property
+    def form(self) -> StreamForm | None:
+        """What the stream is made of, as far as its first byte tells; None before it."""
+        if self._frames is not None:
+            return "frames"
+        if self._array is not None:
+            return "array"
+        if self._json is not None:
+            return "json"
+        return None if self._read == self._read_first else "events"
+
+    @property
+    def opening(self) -> bytes | None:
+        """What must stand before one more event; None where the bytes so far allow none."""
+        match self.form:
+            case "frames":
+                assert self._frames is not None
+                return b"" if self._read == self._read_frames and self._frames.close() else None
+            case "array":
+                assert self._array is not None
+                return self._array.opening if self._read == self._read_array else None
+            case "json":
+                return None
+            case _:
+                return b"\n\n"  # closes an event of which only a part arrived
 
     def feed(self, chunk: bytes) -> bytes:
         """Return what to relay: `chunk` itself, unless something is withheld."""

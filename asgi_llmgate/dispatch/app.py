@@ -298,7 +298,7 @@ class Dispatch:
         except UpstreamBrokenError:
             # Part of a body that is no event stream went out; only closing the connection can
             # tell its reader that the rest will not come.
-            reason = context.error_code = "upstream_connect"
+            reason = context.error_code = context.error_code or "upstream_connect"
         finally:
             watch.stop()
             context.is_attempting = False

@@ -16,7 +16,7 @@ from asgi_llmgate._asgi.respond import error_event
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.estimate import complete_usage
 from asgi_llmgate.core.forward import answer_headers
-from asgi_llmgate.core.meter import Metered, StreamMeter, meter_json
+from asgi_llmgate.core.meter import Metered, StreamForm, StreamMeter, meter_json
 from asgi_llmgate.errors import (
     GatewayError,
     UpstreamBrokenError,
@@ -102,8 +102,12 @@ class Relay:
                     code="upstream_auth",
                 )
             content_type = _value(response.headers, b"content-type")
-            if status < 400 and self._is_stream(content_type):
-                await self._stream(status)
+            encoding = _value(response.headers, b"content-encoding")
+            if encoding not in (b"", b"identity"):
+                # Not asked for, and nothing here can read it: neither counted nor added to.
+                await self._through(status)
+            elif status < 400 and self._is_stream(content_type):
+                await self._stream(status, content_type)
             elif b"json" in content_type and self.context.route.format is not None:
                 await self._whole(status)
             else:
@@ -118,13 +122,16 @@ class Relay:
         # Gemini without `alt=sse` streams a JSON array.
         return bool(self.context.route.is_stream) and b"json" in content_type
 
-    async def _stream(self, status: int) -> None:
+    async def _stream(self, status: int, content_type: bytes) -> None:
         context, response, send = self.context, self.response, self.send
         context.is_stream = True
-        headers = answer_headers(response.headers, pooled=self.pooled)
+        # What is sent may be shorter by a usage chunk, or longer by an error.
+        headers = [
+            header
+            for header in answer_headers(response.headers, pooled=self.pooled)
+            if header[0] != b"content-length"
+        ]
         headers.append((b"x-accel-buffering", b"no"))
-        if self.withhold_usage:
-            headers = [header for header in headers if header[0] != b"content-length"]
         meter = self._meter = StreamMeter(
             self.wire_format,
             withhold_usage=self.withhold_usage,
@@ -137,33 +144,46 @@ class Relay:
                 if relayed := feed(chunk):
                     await send({"type": "http.response.body", "body": relayed, "more_body": True})
         except UpstreamBrokenError:
-            await self._end_broken("upstream_connect", "The provider broke off the stream.")
+            message = "The provider broke off the stream."
+            await self._end_broken("upstream_connect", message, content_type)
             return
         except GatewayError as error:  # a timer ran out
-            await self._end_broken(error.code, str(error))
+            await self._end_broken(error.code, str(error), content_type)
             return
         if rest := meter.rest():
             await send({"type": "http.response.body", "body": rest, "more_body": True})
         if meter.is_cut_short:
-            await self._end_broken("upstream_connect", "The provider ended the stream too early.")
+            message = "The provider ended the stream too early."
+            await self._end_broken("upstream_connect", message, content_type)
             return
         self.before_last()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _end_broken(self, code: str, message: str) -> None:
-        """End a stream so that no SDK takes it for a whole one."""
-        context = self.context
+    async def _end_broken(self, code: str, message: str, content_type: bytes) -> None:
+        """End a stream so that no SDK takes it for a whole one.
+
+        Raises:
+            UpstreamBrokenError: nothing that could be sent now would be read as an error.
+        """
+        context, meter = self.context, self._meter
+        assert meter is not None
         context.error_code = code
+        form, opening = meter.form, meter.opening
+        if form is None:
+            form = _form_of(content_type)
+            opening = b"[" if form == "array" else b""
+        if opening is None:
+            raise UpstreamBrokenError(message)
         event = error_event(
             context.route.dialect,
             context.route.format,
             code=code,
             message=message,
             request_id=context.id,
+            form=form,
         )
         self.before_last()
-        # The blank line closes an event of which only a part arrived.
-        await self.send({"type": "http.response.body", "body": b"\n\n" + event})
+        await self.send({"type": "http.response.body", "body": opening + event})
 
     async def _whole(self, status: int) -> None:
         context, response = self.context, self.response
@@ -230,6 +250,12 @@ class Relay:
         context.usage = complete_usage(
             metered, self.wire_format, self.request, context.target_model
         )
+
+
+def _form_of(content_type: bytes) -> StreamForm:
+    if content_type.startswith(b"application/vnd.amazon.eventstream"):
+        return "frames"
+    return "array" if b"json" in content_type else "events"
 
 
 def _value(headers: RawHeaders, name: bytes) -> bytes:

@@ -182,7 +182,7 @@ class TranslatedRelay(Relay):
             (b"text/event-stream", b"application/vnd.amazon.eventstream")
         )
 
-    async def _stream(self, status: int) -> None:
+    async def _stream(self, status: int, content_type: bytes) -> None:
         translation = self._call.translation
         if not isinstance(translation, Translation):
             raise UpstreamError("The provider answered with a stream where none was asked for.")
