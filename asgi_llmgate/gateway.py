@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from importlib import import_module
@@ -80,6 +80,7 @@ from asgi_llmgate.middleware.limits import LimitsMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
 from asgi_llmgate.middleware.policy import PolicyMiddleware
 from asgi_llmgate.middleware.tagging import TaggingMiddleware
+from asgi_llmgate.path_key import masked, with_path_key
 from asgi_llmgate.pricing import Prices
 from asgi_llmgate.process import calm_collector
 from asgi_llmgate.protocols import Authenticate, CacheStore, LimitStore, LogSink, Price, Upstream
@@ -346,6 +347,8 @@ class LLMGate:
         if scope["type"] == "http":
             if not self._is_warm:
                 await self._warm_up()
+            if self.settings.auth.key_in_path:
+                scope = with_path_key(scope)
             await self._stack(scope, receive, send)
         elif scope["type"] == "lifespan":
             await serve_lifespan(scope, receive, send, startup=self.startup, shutdown=self.aclose)
@@ -367,12 +370,27 @@ class LLMGate:
         headers = first_headers(scope)
         route = match_route(method, path, scope.get("raw_path"), headers)
         if route is None:
-            await send_plain_error(
-                UnknownRouteError(f"There is no {method} {path} here."), path, headers, send
-            )
+            await send_plain_error(self._unknown(method, path, headers), path, headers, send)
             return
         scope[SCOPE_KEY] = GatewayContext(scope, receive, route, headers)
         await self._calls(scope, receive, send)
+
+    def _unknown(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> UnknownRouteError:
+        """Return what to tell a caller whose path leads nowhere, with the remedy if one is seen."""
+        shown = masked(path)
+        message = f"There is no {method} {shown} here."
+        others = [
+            other
+            for other in ("POST", "GET", "DELETE")
+            if other != method and match_route(other, path, None, headers) is not None
+        ]
+        if others:
+            message += f" Use {' or '.join(others)}."
+        elif shown != path:
+            message += " Send the key in LLMGate-Auth; keys in paths are off."
+        elif path.startswith("/v1/v1/"):
+            message += " The SDK adds /v1 by itself: leave it out of the base URL."
+        return UnknownRouteError(message)
 
     def http_client(self, *, library: Any = None, principal: Principal | None = None) -> Any:
         """Return an HTTP client whose calls go through this gateway, without a socket.

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 __all__ = ["AccessLogFilter", "configure_logging", "hide_keys_in_access_log"]
 
 # What looks like a key in a path: `/sk-helicone-…/v1`, `/lg_…/v1`.
-KEY_IN_PATH = re.compile(r"/(?:sk|pk|lg|rk|gsk|AIza)[-_][^/?#\s]{8,}")
+KEY_IN_PATH = re.compile(r"/(?:lg_[^/?#\s]+|(?:[sprg]k|gsk|AIza)[-_][^/?#\s]{8,})")
 
 
 class AccessLogFilter(logging.Filter):

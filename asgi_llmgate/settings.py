@@ -137,6 +137,8 @@ class ProviderSettings(Section):
 class AuthSettings(Section):
     mode: Literal["auto", "required", "passthrough"] = "auto"
     allowed_origins: CommaList = []
+    key_in_path: bool = False
+    """Whether a gateway key may be the first segment of the path: `/lg_…/v1/chat/completions`."""
     shared_files: bool = False
     """Whether several tenants may use files, batches and stored responses of one pooled key."""
     signing_key: SecretStr | None = None
