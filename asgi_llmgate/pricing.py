@@ -6,16 +6,17 @@ list says that it changes (a new price from some date on, off-peak hours); a cal
 multiplications. Tiers, where a long prompt makes every token dearer, are one set of integers each.
 
 Exact: the sum is rounded once, half to even, to a nano-dollar, and equals what genai-prices
-calculates in decimals. Unknown: a model that is not in the list, or that is billed by something no
-answer reports (characters of speech, pages), has no price, and None is not 0. Not priced: service
-tiers, batch discounts and regional surcharges, which are not in a `Usage`; standard prices count.
+calculates in decimals. Unknown: a model that is not in the list, or that is billed by something
+the answer did not report (characters of speech, pages, seconds), has no price, and None is not 0.
+Not priced: service tiers, batch discounts and regional surcharges, which are not in a `Usage`;
+standard prices count.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
@@ -59,6 +60,9 @@ _THEIR_IDS = {
 
 # What vendors append to a model's name without changing its price: a date, a revision, an alias.
 _EDITION = re.compile(r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{3})|-latest|@default)$")
+
+# What every answer says, or what needs no saying.
+_ALWAYS_COUNTED = frozenset({"input_tokens", "output_tokens", "requests"})
 
 _FOREVER = float("inf")
 
@@ -104,12 +108,15 @@ class _Resolved(NamedTuple):
     """A price, good until `until` (seconds since the epoch).
 
     `tiers` go up; each counts for inputs of more tokens than its first element. Without any the
-    price is unknown, unless `model` has one that only genai-prices itself can calculate.
+    price is unknown, unless `model` has one that only genai-prices itself can calculate. `needs`
+    names what alone is billed where that is neither tokens nor calls: seconds of speech, searches.
+    A usage without any of it is not free, but unknown.
     """
 
     until: float
     tiers: tuple[tuple[int, FlatPrice], ...] = ()
     model: tuple[Provider, ModelInfo] | None = None
+    needs: frozenset[str] = frozenset()
 
 
 class Prices:
@@ -148,14 +155,16 @@ class Prices:
         if price is None or self._clock() >= price.until:
             price = self._resolve(provider, model)
         tiers = price.tiers
-        if len(tiers) == 1:
-            return tiers[0][1].cost_nanousd(usage)
         if not tiers:
             return self._without_tiers(provider, model, usage, price)
         found = tiers[0][1]
-        for start, tier in tiers:
-            if usage.input_tokens > start:
-                found = tier
+        if len(tiers) > 1:
+            for start, tier in tiers:
+                if usage.input_tokens > start:
+                    found = tier
+        if price.needs and not _has_any(price.needs, usage):
+            self._note_unknown(provider, model)
+            return None
         return found.cost_nanousd(usage)
 
     @property
@@ -191,11 +200,15 @@ class Prices:
     ) -> int | None:
         if price.model is not None:
             now = datetime.fromtimestamp(self._clock(), UTC)
-            return _calculate(*price.model, usage, now)
+            if (cost := _calculate(*price.model, usage, now)) is not None:
+                return cost
+        self._note_unknown(provider, model)
+        return None
+
+    def _note_unknown(self, provider: str, model: str) -> None:
         pair = (provider, model)
         if pair in self._unknown or len(self._unknown) < MAX_UNKNOWN:
             self._unknown[pair] = self._unknown.get(pair, 0) + 1
-        return None
 
     def context_window(self, provider: str, model: str) -> int | None:
         """Return how many tokens a model takes; None if nobody knows."""
@@ -285,7 +298,18 @@ def _compile(provider: Provider, model: ModelInfo, now: datetime) -> _Resolved:
         (start, flat_price({key: _at_tier(price, start) for key, price in listed.items()}))
         for start in sorted(starts)
     )
-    return _Resolved(until, tiers)
+    return _Resolved(until, tiers, needs=_needs(listed))
+
+
+def _needs(listed: Iterable[str]) -> frozenset[str]:
+    """Return what alone is billed by the prices `listed`; empty if tokens or calls are."""
+    names = frozenset(UNITS[key].name for key in listed if key in UNITS)
+    return frozenset() if names & _ALWAYS_COUNTED else names
+
+
+def _has_any(names: frozenset[str], usage: Usage) -> bool:
+    counts = quantities(usage)
+    return any(counts.get(name) for name in names)
 
 
 def _at_tier(price: Any, start: int) -> Fraction:
@@ -321,6 +345,8 @@ def _calculate(provider: Provider, model: ModelInfo, usage: Usage, at: datetime)
     listed: ModelPrice = model.get_prices(at)
     priced = {key for key, price in vars(listed).items() if price is not None}
     if priced and not priced & UNITS.keys():
+        return None
+    if (needs := _needs(priced)) and not _has_any(needs, usage):
         return None
     try:
         cost = model.calc_price(

@@ -82,7 +82,7 @@ def test_every_listed_model_costs_what_genai_prices_calculates() -> None:
             cost = prices(provider.id, model.id, usage)
             if cost is None:
                 assert not any(
-                    key.startswith(("input_mtok", "output_mtok", "audio_hours"))
+                    key.startswith(("input_mtok", "output_mtok", "requests"))
                     for key, price in vars(model.get_prices(NOON)).items()
                     if price is not None
                 ), (provider.id, model.id)
@@ -189,6 +189,17 @@ def test_audio_is_billed_by_the_second_with_the_minimum_that_groq_has() -> None:
     assert prices("openai", "whisper-1", usage) == 500_000
     assert prices("groq", "whisper-large-v3", usage) == 308_333
     assert prices.unknown == {}
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"), [("openai", "whisper-1"), ("groq", "whisper-large-v3")]
+)
+def test_speech_of_unknown_length_is_not_free(provider: str, model: str) -> None:
+    prices = Prices(clock=Clock())
+
+    assert prices(provider, model, TYPICAL) is None
+    assert prices.exact(provider, model, TYPICAL, NOON) is None
+    assert prices.unknown == {(provider, model): 1}
 
 
 def test_a_price_that_changes_is_looked_up_again() -> None:

@@ -24,7 +24,14 @@ from asgi_llmgate.types import Dialect
 if TYPE_CHECKING:  # The context needs the directives; this needs the context only by name.
     from asgi_llmgate.context import GatewayContext
 
-__all__ = ["error_body", "error_event", "send_error", "send_json", "send_plain_error"]
+__all__ = [
+    "error_body",
+    "error_event",
+    "error_headers",
+    "send_error",
+    "send_json",
+    "send_plain_error",
+]
 
 OPENAI_TYPES = {
     401: "authentication_error",
@@ -152,7 +159,17 @@ async def send_plain_error(
     """
     dialect = likely_dialect(path, header_names)
     headers = [(b"connection", b"close")] if closes else []
-    await _send(error, dialect, new_id(time.time_ns() // 1_000_000), send, headers)
+    await _send(error, dialect, _new_id(), send, headers)
+
+
+def error_headers(request_id: str | None = None) -> list[tuple[bytes, bytes]]:
+    """Return the headers of every error that the gateway made; without an id, with a new one."""
+    shown = request_id or _new_id()
+    return [(b"llmgate-error", b"gateway"), (b"llmgate-id", shown.encode())]
+
+
+def _new_id() -> str:
+    return new_id(time.time_ns() // 1_000_000)
 
 
 async def _send(
@@ -170,7 +187,7 @@ async def _send(
         param=error.param,
         request_id=request_id,
     )
-    headers += [(b"llmgate-error", b"gateway"), (b"llmgate-id", request_id.encode())]
+    headers += error_headers(request_id)
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(math.ceil(error.retry_after_s)).encode()))
     if error.should_retry is not None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from starlette.types import Receive, Scope, Send
 
-from asgi_llmgate._asgi.respond import send_json
+from asgi_llmgate._asgi.respond import send_json, send_plain_error
 from asgi_llmgate.context import first_headers
 from asgi_llmgate.core.credentials import admin_token_digest, check_admin_token
 from asgi_llmgate.core.exposition import Family, exposition
+from asgi_llmgate.errors import AuthenticationError, InvalidRequestError
 
 __all__ = ["Operations"]
 
@@ -48,7 +49,8 @@ class Operations:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
         if scope["method"] not in ("GET", "HEAD"):
-            await send_json(send, 405, {"error": "use GET"}, [(b"allow", b"GET, HEAD")])
+            refusal = _MethodError(f"{path} takes GET.", headers=[(b"allow", b"GET, HEAD")])
+            await send_plain_error(refusal, path, (), send)
         elif path == "/healthz":
             await send_json(send, 200, {"status": "ok"})
         elif path == "/readyz":
@@ -57,12 +59,12 @@ class Operations:
             else:
                 await send_json(send, 503, {"status": "draining"})
         elif not check_admin_token(first_headers(scope), self._token_digest):
-            await send_json(
-                send,
-                401,
-                {"error": "send the admin token as `Authorization: Bearer …`"},
-                [(b"www-authenticate", b"Bearer")],
+            stranger = AuthenticationError(
+                "Send the admin token as `Authorization: Bearer …`. "
+                "`llmgate admin-token` prints it.",
+                headers=[(b"www-authenticate", b"Bearer")],
             )
+            await send_plain_error(stranger, path, (), send)
         else:
             content = await asyncio.to_thread(self._scraped)
             headers = [
@@ -76,3 +78,8 @@ class Operations:
         from asgi_llmgate.backends.metrics import render  # needs SQLite's driver, an extra
 
         return render(self._data_dir) + exposition(self._more())
+
+
+class _MethodError(InvalidRequestError):
+    status = 405
+    code = "method_not_allowed"

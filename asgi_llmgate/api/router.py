@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from asgi_llmgate._asgi.body import RequestBody
-from asgi_llmgate._asgi.respond import send_json
+from asgi_llmgate._asgi.respond import error_headers, send_json
 from asgi_llmgate.context import first_headers
 from asgi_llmgate.control.errors import ControlError
 from asgi_llmgate.core.credentials import StaticKeys, admin_token_digest, check_admin_token
@@ -220,7 +220,7 @@ def _checked(model: type[BaseModel], given: dict[str, Any]) -> BaseModel:
 
 
 async def _send_error(error: GatewayError | ControlError | BackendError, send: Send) -> None:
-    headers: list[tuple[bytes, bytes]] = [(b"cache-control", b"no-store")]
+    headers = [(b"cache-control", b"no-store"), *error_headers()]
     param = None
     if isinstance(error, BackendError):
         error = OverloadedError("The control store is unavailable. Try again later.")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from starlette.types import Message
 
 from asgi_llmgate.backends.memory import MemoryLogSink
@@ -39,7 +40,24 @@ async def test_metrics_need_the_admin_token(make_gate: MakeGate) -> None:
     allowed = await call(gate, b"", path="/metrics", method="GET", key=token)
 
     assert refused.status == 401
+    assert refused.json()["error"]["code"] == "invalid_key"
+    assert "llmgate admin-token" in refused.json()["error"]["message"]
     assert allowed.status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("POST", "/healthz", 405), ("GET", "/metrics", 401), ("GET", "/llmgate/api/v1/keys", 401)],
+)
+async def test_errors_of_the_admin_plane_say_whose_they_are(
+    make_gate: MakeGate, method: str, path: str, status: int
+) -> None:
+    exchange = await call(make_gate(), b"", path=path, method=method)
+
+    assert exchange.status == status
+    assert exchange.headers["llmgate-error"] == "gateway"
+    assert exchange.headers["llmgate-id"]
+    assert exchange.json()["error"]["code"]
 
 
 async def test_an_unknown_path_is_a_404_in_the_callers_dialect(
