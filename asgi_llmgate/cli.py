@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,8 +21,9 @@ from asgi_llmgate.cli_keys import app_keys, app_provider_keys
 from asgi_llmgate.cli_logs import app_logs, stats
 from asgi_llmgate.cli_policy import app_policy
 from asgi_llmgate.cli_upstreams import upstreams
+from asgi_llmgate.config_check import check_settings, unknown_variables
 from asgi_llmgate.errors import ConfigurationError
-from asgi_llmgate.settings import Settings, load_settings
+from asgi_llmgate.settings import load_settings
 
 __all__ = ["cli", "main"]
 
@@ -78,7 +82,7 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Serve the gateway."""
-    load_settings()  # a mistake is told once, before any worker starts
+    prepare(host, port)
     print(greeting(host, port), file=sys.stderr)
     run_server(host, port, workers)
 
@@ -87,7 +91,8 @@ def serve(
 def demo(host: Host = "127.0.0.1", port: Port = 8790) -> None:
     """Serve with a provider that needs no key, and print calls to try."""
     os.environ["LLMGATE_DEMO"] = "true"
-    load_settings()
+    prepare(host, port)
+    command = own_command()
     url = f"http://{shown_host(host)}:{port}"
     body = (
         '{"model":"demo/echo","stream":true,"messages":[{"role":"user","content":"Hello there"}]}'
@@ -99,12 +104,40 @@ def demo(host: Host = "127.0.0.1", port: Port = 8790) -> None:
     curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\
       -d '{body}'
 
-    llmgate logs tail          what the call cost and how long it took
-    llmgate stats --by model
+  Then, in this folder, what it cost and how long it took:
+
+    {command} logs tail
+    {command} stats --by model
 """,
         file=sys.stderr,
     )
     run_server(host, port, workers=1)
+
+
+def prepare(host: str, port: int) -> None:
+    """Tell mistakes once, before any worker starts and before anything is announced."""
+    settings = load_settings()
+    check_settings(settings)
+    warn_of_unknown_variables()
+    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"Nobody can listen on {host}:{port}: {(error.strerror or str(error)).lower()}.\n"
+                "HINT: choose another with --port or --host."
+            ) from None
+
+
+def own_command() -> str:
+    """Return how this command is called from a shell: by name, or by its path."""
+    found = shutil.which("llmgate")
+    mine = sys.argv[0]
+    if Path(mine).name != "llmgate" or (found is not None and Path(found).samefile(mine)):
+        return "llmgate"
+    return mine
 
 
 def run_server(host: str, port: int, workers: int) -> None:
@@ -137,13 +170,14 @@ def greeting(host: str, port: int) -> str:
 
 
 @cli.command("admin-token")
-def show_admin_token() -> None:
+def show_admin_token(as_json: AsJson = False) -> None:
     """Print the admin token, making it if there is none."""
     from asgi_llmgate.keyfile import admin_token
 
     settings = load_settings()
     given = settings.admin_token.get_secret_value() if settings.admin_token else None
-    print(admin_token(given, settings.data_dir))
+    token = admin_token(given, settings.data_dir)
+    print(json.dumps({"admin_token": token}) if as_json else token)
 
 
 @cli.command()
@@ -184,11 +218,8 @@ def providers(
 def check_config() -> None:
     """Check the settings; exit 2 and name each mistake if there are any."""
     settings = load_settings()
-    from asgi_llmgate.assemble import registry_of
-
-    registry_of(settings)  # names providers that are wrong
-    for name in unknown_variables(settings):
-        print(f"warning: {name} is set, but there is no such setting.", file=sys.stderr)
+    check_settings(settings)
+    warn_of_unknown_variables()
     print("The settings are fine.")
 
 
@@ -213,16 +244,10 @@ def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return rows
 
 
-def unknown_variables(settings: Settings) -> list[str]:
-    """Return `LLMGATE_*` variables that no setting reads: misspelled ones, mostly."""
-    known = {f"LLMGATE_{name}".upper() for name in type(settings).model_fields}
-    return sorted(
-        name
-        for name in os.environ
-        if name.startswith("LLMGATE_")
-        and not name.startswith("LLMGATE_TEST_")
-        and name.partition("__")[0] not in known
-    )
+def warn_of_unknown_variables() -> None:
+    for name, near in unknown_variables(os.environ):
+        meant = f" Did you mean {near}?" if near else ""
+        print(f"warning: {name} is set, but there is no such setting.{meant}", file=sys.stderr)
 
 
 @cli.command()

@@ -57,6 +57,7 @@ from asgi_llmgate.budgets import BudgetAlerts, Budgets
 from asgi_llmgate.cache import Cache
 from asgi_llmgate.client.in_process import in_process_client
 from asgi_llmgate.clouds import signers_of
+from asgi_llmgate.config_check import check_settings
 from asgi_llmgate.context import SCOPE_KEY, GatewayContext, first_headers, relative_path
 from asgi_llmgate.control import Control
 from asgi_llmgate.core.cache_key import ATTRIBUTION, NOT_IN_KEY
@@ -507,6 +508,7 @@ def standalone() -> LLMGate:
     """Build the application behind `uvicorn asgi_llmgate:app`."""
     try:
         settings = load_settings()
+        check_settings(settings)
         configure_logging(settings.log.format, settings.log.level)
         gate = LLMGate(settings)
         gate._owns_process = True

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from asgi_llmgate.errors import ConfigurationError
 
-__all__ = ["admin_token", "private_folder", "secret_key", "secret_keys"]
+__all__ = ["admin_token", "check_secret_key", "private_folder", "secret_key", "secret_keys"]
 
 MIN_SECRET_BYTES = 32
 
@@ -39,6 +39,18 @@ def secret_keys(given: str | None, folder: Path, *, shared: bool) -> tuple[bytes
     Raises:
         ConfigurationError: it is too short, unreadable, or missing where it must be given.
     """
+    if (keys := check_secret_key(given, shared=shared)) is not None:
+        return keys
+    kept = _made_once(folder / "secret.key", lambda: secrets.token_hex(32))
+    return tuple(_decoded(line) for line in kept.splitlines())
+
+
+def check_secret_key(given: str | None, *, shared: bool) -> tuple[bytes, ...] | None:
+    """Return the keys of `LLMGATE_SECRET_KEY`; None if one may be made.
+
+    Raises:
+        ConfigurationError: as `secret_keys`.
+    """
     if given is not None:
         return tuple(_decoded(part) for part in given.split(","))
     if shared:
@@ -46,8 +58,7 @@ def secret_keys(given: str | None, folder: Path, *, shared: bool) -> tuple[bytes
             "LLMGATE_SECRET_KEY is needed where a Redis or a database is shared.\n"
             "HINT: make one with `openssl rand -hex 32` and give it to every machine."
         )
-    kept = _made_once(folder / "secret.key", lambda: secrets.token_hex(32))
-    return tuple(_decoded(line) for line in kept.splitlines())
+    return None
 
 
 def admin_token(given: str | None, folder: Path) -> str:

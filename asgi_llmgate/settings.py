@@ -7,12 +7,14 @@ shows a value, for a value may be a secret.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -24,6 +26,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -513,7 +516,7 @@ def load_settings(**values: Any) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        lines = [f"  {_name(item['loc'])}: {item['msg']}" for item in error.errors()]
+        lines = [f"  {_name(item['loc'])}: {_what(item)}" for item in error.errors()]
         raise ConfigurationError(
             "The settings have mistakes:\n"
             + "\n".join(lines)
@@ -523,6 +526,30 @@ def load_settings(**values: Any) -> Settings:
         raise ConfigurationError(
             f"{path} cannot be read: {error}\nHINT: it must be valid TOML."
         ) from None
+
+
+def _what(mistake: ErrorDetails) -> str:
+    """Say what is wrong as a sentence of ours, not of the library's."""
+    if mistake["type"] != "extra_forbidden":
+        return mistake["msg"].removeprefix("Value error, ")
+    *above, name = mistake["loc"]
+    near = difflib.get_close_matches(str(name), _siblings(above), n=1)
+    return "there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _siblings(location: Sequence[int | str]) -> list[str]:
+    """Return the settings of the section at `location`. Names of providers … are no sections."""
+    section: type[BaseModel] | None = Settings
+    for part in location:
+        if section is not None and part in section.model_fields:
+            section = _section(section.model_fields[str(part)].annotation)
+    return list(section.model_fields) if section is not None else []
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section, get_args(annotation))), None)
 
 
 def _name(location: tuple[int | str, ...]) -> str:

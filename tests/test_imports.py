@@ -179,10 +179,10 @@ def test_importing_the_package_loads_nothing_of_others() -> None:
 
 
 def test_importing_the_middlewares_takes_less_than_300_ms() -> None:
-    """The best of five: what the import itself costs, not what else the machine does."""
+    """The best of five, in CPU time: what the import costs, not what else the machine does."""
     code = (
-        "import time; t = time.perf_counter(); import asgi_llmgate.middleware;"
-        "print(time.perf_counter() - t)"
+        "import time; t = time.process_time(); import asgi_llmgate.middleware;"
+        "print(time.process_time() - t)"
     )
     took_s = min(float(run_python(code)) for _ in range(5))
 

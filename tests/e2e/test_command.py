@@ -24,7 +24,7 @@ from tests.servers import Gateway
 SECRETS = {
     "LLMGATE_KEYS": "app:lg_test_canary_gateway_key",
     "LLMGATE_ADMIN_TOKEN": "canary-admin-token-0123456789abcdef",
-    "LLMGATE_SECRET_KEY": "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5LWNhbmFyeQ==",
+    "LLMGATE_SECRET_KEY": "Y2FuYXJ5LW9mLTMyLWJ5dGVzLW9yLW1vcmUtaXMgZm9yIGtleXM=",
     "LLMGATE_REDIS_URL": "redis://:canary-redis-password@127.0.0.1:1/0",
     "LLMGATE_PROVIDERS__OPENAI__API_KEY": "sk-canary-pooled",
 }
