@@ -143,11 +143,14 @@ def own_command() -> str:
 def run_server(host: str, port: int, workers: int) -> None:
     import uvicorn
 
+    from asgi_llmgate.server import BoundedProtocol
+
     uvicorn.run(
         "asgi_llmgate:app",
         host=host,
         port=port,
         workers=workers,
+        http=BoundedProtocol,
         log_level="warning",
         server_header=False,
         timeout_keep_alive=75,
