@@ -131,7 +131,7 @@ def test_providers_are_listed(env: dict[str, str], tmp_path: Path) -> None:
 def test_calls_are_shown_one_by_one_and_summed_up(
     gateway: Gateway, calls: Calls, provider: Provider
 ) -> None:
-    for user in ("ada", "ada", "bob"):
+    for user in ("command-ada", "command-ada", "command-bob"):
         with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="sk-mine") as client:
             client.chat.completions.create(
                 model="gpt-4o",
@@ -145,11 +145,11 @@ def test_calls_are_shown_one_by_one_and_summed_up(
     rows = {row["key"]: row for row in map(json.loads, stats)}
 
     assert record["id"] in shown
-    assert "hello from ada" in shown
+    assert "hello from command-ada" in shown
     assert "gpt-4o" in tail
-    assert rows["ada"]["calls"] == 2
-    assert rows["ada"]["input_tokens"] == 2 * wire.INPUT_TOKENS
-    assert rows["bob"]["calls"] == 1
+    assert rows["command-ada"]["calls"] == 2
+    assert rows["command-ada"]["input_tokens"] == 2 * wire.INPUT_TOKENS
+    assert rows["command-bob"]["calls"] == 1
 
 
 def free_port() -> int:
