@@ -36,6 +36,7 @@ def set_budget(
         str, typer.Option(help="all, tenant, key, user, team, model … or property:NAME.")
     ] = "all",
     subject: Annotated[str | None, typer.Option(help="Only this key, user, team …")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only calls of this tenant.")] = None,
     period: Annotated[str, typer.Option(help="hour, day or month.")] = "month",
     soft: Annotated[
         float | None, typer.Option(help="Share of the limit that is reported: 0.8.")
@@ -49,6 +50,7 @@ def set_budget(
         "limit_usd": limit,
         "per": per,
         "subject": subject,
+        "tenant": tenant,
         "period": period,
         "soft": soft,
         "hard": hard,
@@ -117,6 +119,8 @@ def _print(found: list[dict[str, Any]], as_json: bool) -> None:
         whose = budget["subject"] or f"each {budget['per']}"
         if budget["per"] == "all":
             whose = "everybody together"
+        if budget["tenant"]:
+            whose += f" of {budget['tenant']}"
         stop = "" if budget["hard"] else ", stops nobody"
         soft = f", reported at ${budget['soft_usd']}" if budget["soft_usd"] else ""
         head = f"{budget['name']}: ${budget['limit_usd']} per {budget['period']} for {whose}"

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from asgi_llmgate.core.directives import Directives, parse_directives
+from asgi_llmgate.core.limits import Policy
 from asgi_llmgate.core.policy import Refusal, Rule
 from asgi_llmgate.core.policy_table import PolicyTable
 from asgi_llmgate.core.routes import match_route
@@ -96,7 +97,17 @@ def _split(provider: str | None, model: str | None) -> tuple[str | None, str | N
 
 def _changes(rule: Rule, sent: Directives) -> Iterator[dict[str, str]]:
     for how, header, value in rule.sets(sent):
-        yield {"header": header, "value": str(value), "by": how}
+        yield {"header": header, "value": _written(value), "by": how}
+
+
+def _written(value: Any) -> str:
+    """Write a value as whoever reads policies knows it."""
+    match value:
+        case Policy():
+            return value.describe()
+        case list() | tuple():
+            return ", ".join(_written(each) for each in value)
+    return str(value)
 
 
 def _shown(refusal: Refusal) -> dict[str, Any]:

@@ -31,9 +31,11 @@ model_requested,  dispatch, else log;     log, response headers
 target_*,         FallbackMiddleware of
 is_stream         calls nobody takes
 is_attempting     dispatch                response headers
+billed_model      dispatch                limits (settlement), log
 usage, cost,      whoever calls the       limits (settlement), log
 metered,          provider: dispatch,
 complete, timing  else LoggingMiddleware
+earlier_*         FallbackMiddleware      limits (settlement), log
 client_left       dispatch                log
 error_code        whoever answers errors  log
 warnings          anyone (append only)    response headers
@@ -51,6 +53,7 @@ from asgi_llmgate.core.directives import DEFAULT, Directives, parse_directives
 from asgi_llmgate.core.ids import new_id
 from asgi_llmgate.core.key_pool import Chosen
 from asgi_llmgate.core.policy import Rule
+from asgi_llmgate.protocols import Price
 from asgi_llmgate.types import (
     AttemptRecord,
     CacheStatus,
@@ -75,6 +78,7 @@ class GatewayContext:
         "_directives",
         "attempt",
         "attempts",
+        "billed_model",
         "body",
         "cache",
         "cache_reason",
@@ -82,6 +86,8 @@ class GatewayContext:
         "client_left",
         "complete",
         "cost_nanousd",
+        "earlier_nanousd",
+        "earlier_tokens",
         "error_code",
         "fallback_index",
         "first_byte_ns",
@@ -154,10 +160,15 @@ class GatewayContext:
         self.model_requested: str | None = None
         self.target_provider: str | None = None
         self.target_model: str | None = None
+        # The model that the provider was asked for, where `Model-Override` names another.
+        self.billed_model: str | None = None
         self.is_stream = False
         self.metered = False
         self.usage: Usage | None = None
         self.cost_nanousd: int | None = None
+        # What attempts took whose answers nobody got.
+        self.earlier_nanousd = 0
+        self.earlier_tokens = 0
         self.complete = False
         self.client_left = False
         self.upstream_started_ns: int | None = None
@@ -188,6 +199,18 @@ class GatewayContext:
     def directives_or_default(self) -> Directives:
         """The directives as far as somebody has read them; never raises."""
         return self._directives or DEFAULT
+
+    def set_cost(self, price: Price | None) -> None:
+        """Price what was used, once: the answer, and the attempts before it."""
+        usage, provider, model = self.usage, self.target_provider, self.target_model
+        if self.cost_nanousd is not None or price is None or usage is None or provider is None:
+            return
+        cost = None if model is None else price(provider, model, usage)
+        if cost is None and self.billed_model is not None:
+            cost = price(provider, self.billed_model, usage)
+        if self.earlier_nanousd:
+            cost = (cost or 0) + self.earlier_nanousd
+        self.cost_nanousd = cost
 
     def warn(self, text: str) -> None:
         """Add a line to the `LLMGate-Warnings` response header."""

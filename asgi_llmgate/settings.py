@@ -311,6 +311,7 @@ class BudgetSettings(Section):
     limit_usd: Decimal = Field(gt=0, le=10**9)
     period: Literal["hour", "day", "month"] = "month"
     subject: str | None = None
+    tenant: str | None = None
     soft: float | None = Field(None, gt=0, le=1)
     hard: bool = True
     webhook: str | None = None
@@ -325,7 +326,7 @@ class BudgetSettings(Section):
 
     def budget(self) -> Budget:
         limit = int(self.limit_usd * 10**9)
-        given = self.model_dump(include={"name", "per", "period", "subject", "hard", "webhook"})
+        given = self.model_dump(exclude={"limit_usd", "soft"})
         soft = None if self.soft is None else max(1, int(limit * self.soft))
         return budget_from(given | {"limit_nanousd": limit, "soft_nanousd": soft})
 

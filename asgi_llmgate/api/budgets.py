@@ -27,6 +27,7 @@ class NewBudget(Body):
     limit_usd: Decimal = Field(gt=0, le=10**9)
     period: str = "month"
     subject: str | None = None
+    tenant: str | None = None
     soft: float | None = Field(None, gt=0, le=1)
     hard: bool = True
     webhook: str | None = None
@@ -51,8 +52,11 @@ def read_budget(name: str, given: NewBudget, allowed_hosts: frozenset[str]) -> B
         budget = budget_from(values)
         if budget.webhook is not None:
             check_webhook(budget.webhook, allowed_hosts)
-    except (BadPolicyError, BadWebhookError) as error:
+    except BadPolicyError as error:
         raise InvalidRequestError(f"Expected {error}.", code="policy_violation") from None
+    except BadWebhookError as error:
+        why = str(error)
+        raise InvalidRequestError(f"{why[:1].upper()}{why[1:]}.", code="policy_violation") from None
     return budget
 
 

@@ -41,6 +41,8 @@ class Budget:
         per: `all`, `tenant`, `key`, `user`, `session`, `model`, `route`, `team` (the property of
             that name) or `property:<name>`.
         subject: Whose it is alone; None gives one to everybody.
+        tenant: Whose calls alone it is about. Any tenant may have a user, session or team of the
+            name of `subject`.
         soft_nanousd: From here on the webhook is told, once per period; None tells nobody.
         hard: Whether calls beyond the limit are refused.
         webhook: Where to post; None is the one of the settings.
@@ -54,6 +56,7 @@ class Budget:
     soft_nanousd: int | None = None
     hard: bool = True
     webhook: str | None = None
+    tenant: str | None = None
 
     @property
     def segment(self) -> str:
@@ -64,6 +67,8 @@ class Budget:
 
         Users, sessions and models of two tenants that have one name are two subjects.
         """
+        if self.tenant is not None and identity.tenant != self.tenant:
+            return None
         value = identity.of(self.segment)
         if value is None or (self.subject is not None and value != self.subject):
             return None
@@ -94,16 +99,19 @@ def budget_from(values: Mapping[str, Any]) -> Budget:
     soft = values.get("soft_nanousd")
     if soft is not None and (type(soft) is not int or not 0 < soft <= limit):
         raise BadPolicyError("`soft`: more than 0 and at most the limit")
-    subject = values.get("subject")
-    if subject is not None and (not isinstance(subject, str) or not 0 < len(subject) <= 256):
-        raise BadPolicyError("`subject`: 1 to 256 characters")
+    for name_of_whom in ("subject", "tenant"):
+        whose = values.get(name_of_whom)
+        if whose is not None and (not isinstance(whose, str) or not 0 < len(whose) <= 256):
+            raise BadPolicyError(f"`{name_of_whom}`: 1 to 256 characters")
     webhook = values.get("webhook")
     if webhook is not None and (not isinstance(webhook, str) or len(webhook) > 2048):
         raise BadPolicyError("`webhook`: a URL")
     hard = values.get("hard", True)
     if type(hard) is not bool:
         raise BadPolicyError("`hard`: true or false")
-    return Budget(name, per, limit, period, subject, soft, hard, webhook)
+    return Budget(
+        name, per, limit, period, values.get("subject"), soft, hard, webhook, values.get("tenant")
+    )
 
 
 def period_of(period: Period, now: datetime) -> tuple[datetime, datetime]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from asgi_llmgate.core.json import JSONError, loads
 from asgi_llmgate.core.limits import (
+    MAX_POLICIES,
     BadPolicyError,
     Policy,
     parse_helicone_policy,
@@ -164,10 +165,14 @@ def rate_limits(text: str) -> tuple[Policy, ...]:
 
 @functools.lru_cache(maxsize=1024)
 def helicone_rate_limits(text: str) -> tuple[Policy, ...]:
-    policy = parse_helicone_policy(text)
-    if policy is None:
-        raise MalformedError("[quota];w=[60 to 31536000];u=[request|cents];s=[user|property]")
-    return (policy,)
+    written = text.split(",")
+    policies = [parse_helicone_policy(each) for each in written]
+    if None in policies or len(written) > MAX_POLICIES:
+        raise MalformedError(
+            "[quota];w=[60 to 31536000];u=[request|token|cents];s=[user|property], "
+            f"or up to {MAX_POLICIES} of them, separated by commas"
+        )
+    return tuple(policy for policy in policies if policy is not None)
 
 
 def property_name(name: str) -> str:

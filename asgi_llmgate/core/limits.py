@@ -44,7 +44,7 @@ SEGMENTS = ("all", "tenant", "key", "user", "session", "model", "route")
 """Whose bucket, beside properties. `all` is one bucket for everybody, for settings only."""
 
 _HELICONE = re.compile(
-    r"(\d{1,12}(?:\.\d{1,9})?);w=(\d{1,12})(?:;u=(request|cents))?(?:;s=([\w-]{1,256}))?",
+    r"(\d{1,12}(?:\.\d{1,9})?);w=(\d{1,12})(?:;u=(request|token|cents))?(?:;s=([\w-]{1,256}))?",
     re.ASCII | re.IGNORECASE,
 )
 _QUOTA = re.compile(r"\d{1,18}(?:\.\d{1,7})?", re.ASCII)
@@ -110,7 +110,8 @@ class Policy:
         window_s: 0 for `Unit.CONCURRENT`.
         segment: One of `SEGMENTS`, or `property:<name>`.
         text: As it is shown in headers.
-        source: Part of the bucket's name, so that a caller's own policy has its own bucket.
+        source: Part of the bucket's name, so that a caller's own policy has its own bucket:
+            `settings`, `route:<path>`, `header` or `helicone`.
         charges_after: Nothing is reserved: a call is let through while anything is left, and
             what it cost is taken off afterwards (Helicone's `cents`).
         models, routes, tenants, keys: Only calls that match one of each; a `*` at the end matches
@@ -248,7 +249,10 @@ def _segment(text: str, source: str) -> str:
 
 
 def parse_helicone_policy(text: str) -> Policy | None:
-    """Read a policy as Helicone does; None if Helicone would go on without."""
+    """Read a policy as Helicone does; None if Helicone would go on without.
+
+    `u=token` is ours: what counts tokens here must not count nothing under the other name.
+    """
     match = _HELICONE.fullmatch(text.strip())
     if match is None:
         return None

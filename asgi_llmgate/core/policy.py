@@ -43,7 +43,8 @@ _SETTERS = {each.name: getattr(Directives, each.name).__set__ for each in fields
 _VALUES = attrgetter(*_SETTERS)
 
 # Values that add up. What an answer depends on is true whoever said it; dropped, it grows stale.
-_ADDED = frozenset({"cache_tags"})
+# And limits are only ever added, by a route as by a caller.
+_ADDED = frozenset({"cache_tags", "rate_limit_policy"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ class RoutePolicy:
         path: `/v1/chat/completions`, `/support/*` (it and all below it), or `*`. Below the mount
             point. Compared without regard to case and doubled or trailing slashes.
         methods: Empty for all.
-        default: Headers that the caller gets if he sent none, by short name. `Cache-Tags`, here
-            and in `force`, are added to what he sent.
+        default: Headers that the caller gets if he sent none, by short name. `Cache-Tags` and
+            `RateLimit-Policy`, here and in `force`, are added to what he sent.
         force: Headers that replace what he sent.
         forbid: Headers that are refused; `Property-*` stands for all properties.
         require: Headers without which a call is refused. A login or a key bound to a user

@@ -6,6 +6,7 @@ Whatever a caller could write wrongly an operator can, too, and is told so befor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from asgi_llmgate.core.directive_table import HELICONE_NAMES, SPECS, titled
@@ -77,6 +78,9 @@ def assignment(path: str, name: str, value: HeaderValue) -> tuple[Header, Any]:
     understood = header.value(directives)
     if understood is None:
         raise mistake(path, f"{header.shown} has no value", "give it one")
+    if header.field == "rate_limit_policy":
+        # The operator's own, so with buckets of their own, and none for callers to answer for.
+        understood = tuple(replace(each, source=f"route:{path}") for each in understood)
     return header, understood
 
 

@@ -141,7 +141,9 @@ class Dispatch:
         if chosen is not None and chosen.override is not None and request is not None:
             request = {**request, **chosen.override}
         context.target_provider = target.provider.id
-        context.target_model = directives.model_override or target.model
+        context.target_model = target.model
+        if directives.model_override is not None:
+            context.target_model, context.billed_model = directives.model_override, target.model
         await self._attempt(context, target, request, scope, receive, send)
 
     def _may_share_state(self) -> bool:

@@ -245,8 +245,11 @@ class Relay:
 
     def _note(self, metered: Metered) -> None:
         context = self.context
-        if metered.model is not None and context.directives.model_override is None:
-            context.target_model = metered.model
+        if metered.model is not None:
+            if context.directives.model_override is None:
+                context.target_model = metered.model
+            else:
+                context.billed_model = metered.model
         context.usage = complete_usage(
             metered, self.wire_format, self.request, context.target_model
         )

@@ -34,7 +34,8 @@ from asgi_llmgate.errors import (
 from asgi_llmgate.middleware._gate import ResponseGate
 from asgi_llmgate.middleware._judge import is_the_upstreams_fault, judge_answer, judge_error
 from asgi_llmgate.middleware._members import Member
-from asgi_llmgate.types import AttemptRecord
+from asgi_llmgate.protocols import Price
+from asgi_llmgate.types import AttemptRecord, Usage
 
 __all__ = ["Attempts", "Parts", "closed_to_all"]
 
@@ -55,6 +56,7 @@ class Parts:
     roll: Callable[[], float]
     stall_s: float
     count: Callable[..., None] | None
+    price: Price | None = None
 
 
 @dataclass(slots=True)
@@ -67,6 +69,9 @@ class _Answer:
     provider: str | None
     model: str | None
     error_code: str | None
+    usage: Usage | None
+    cost_nanousd: int
+    complete: bool
     is_spent: bool
     """It would have been another one's turn, if there were one."""
 
@@ -119,6 +124,8 @@ class Attempts:
             pass
         finally:
             plan.close()
+            if self._context.usage is None and self._context.earlier_nanousd:
+                self._context.cost_nanousd = self._context.earlier_nanousd
         await self._end()
 
     async def _end(self) -> None:
@@ -127,8 +134,13 @@ class Attempts:
             return
         context, held = self._context, self._held
         if held is not None:
+            self._leave_behind()
             context.target_provider, context.target_model = held.provider, held.model
             context.error_code = held.error_code
+            context.usage, context.complete = held.usage, held.complete
+            # It was left behind, and is not after all.
+            context.earlier_tokens -= _tokens(held.usage)
+            context.earlier_nanousd -= held.cost_nanousd
             if self._is_chain:
                 context.fallback_index = held.index
             if context.attempt is not None:
@@ -247,9 +259,8 @@ class Attempts:
 
     def _prepare(self, step: Attempt, member: Member) -> None:
         context = self._context
+        self._leave_behind()
         context.error_code = None
-        context.usage = None
-        context.cost_nanousd = None
         context.complete = False
         if self._is_chain:
             context.fallback_index = step.leg
@@ -263,6 +274,21 @@ class Attempts:
         chosen.answer_headers = ()
         chosen.timeout_ms = self._left_ms()
         context.attempt = chosen
+
+    def _leave_behind(self) -> None:
+        """Count what the last attempt took: it is paid for, whoever gets its answer."""
+        context = self._context
+        context.earlier_tokens += _tokens(context.usage)
+        context.earlier_nanousd += self._cost()
+        context.usage = None
+        context.cost_nanousd = None
+
+    def _cost(self) -> int:
+        context, price = self._context, self._parts.price
+        provider, model = context.target_provider, context.billed_model or context.target_model
+        if context.usage is None or price is None or provider is None or model is None:
+            return 0
+        return price(provider, model, context.usage) or 0
 
     async def _inner(
         self, member: Member, scope: Scope, receive: Receive, gate: ResponseGate
@@ -320,6 +346,9 @@ class Attempts:
             context.target_provider,
             context.target_model,
             context.error_code,
+            context.usage,
+            self._cost(),
+            context.complete,
             is_spent,
         )
 
@@ -406,6 +435,10 @@ class Attempts:
             parts.health.take_out(place.provider, place.key, now_s, parts.roll(), reason)
             if parts.count is not None:
                 parts.count("llmgate_keys_refused_total", provider=place.provider)
+
+
+def _tokens(usage: Usage | None) -> int:
+    return 0 if usage is None else usage.input_tokens + usage.output_tokens
 
 
 def closed_to_all(places: Sequence[Place], health: Health, now_s: float) -> GatewayError:

@@ -382,7 +382,7 @@ class Call:
             # Those who wait for the last bytes get them before they are looked at.
             await asyncio.sleep(0)
             cache.prove(context, self.namespace, running.flight.status)
-            self._set_cost()
+            context.set_cost(cache.price)
             if saves:
                 await self._keep(running, began_us, free)
         finally:
@@ -630,19 +630,6 @@ class Call:
         context.complete, context.error_code = leader.complete, leader.error_code
         context.target_provider = leader.target_provider
         context.target_model = leader.target_model
-
-    def _set_cost(self) -> None:
-        context, price = self.context, self.cache.price
-        if (
-            price is not None
-            and context.cost_nanousd is None
-            and context.usage is not None
-            and context.target_provider is not None
-            and context.target_model is not None
-        ):
-            context.cost_nanousd = price(
-                context.target_provider, context.target_model, context.usage
-            )
 
 
 def _lease_name(key: CacheKey, generations: dict[str, int]) -> CacheKey:

@@ -63,7 +63,7 @@ class FallbackMiddleware(GatewayMiddleware):
         retry: How often the same target is asked, unless the request says.
         health: What is known about upstreams; shared with whoever shows it.
         stored_keys: Further keys of a provider, by its id.
-        price: For the strategy `cost`.
+        price: For the strategy `cost`, and for what attempts cost whose answers nobody gets.
         window: Tokens that a model of a provider takes; None if unknown.
         stall_s: How long a stream may take from its head to its first content.
         count: Called with the name and labels of a counter.
@@ -122,6 +122,7 @@ class FallbackMiddleware(GatewayMiddleware):
             roll=roll,
             stall_s=stall_s,
             count=count,
+            price=price,
         )
         self._known: dict[tuple[str, str | None], tuple[Link, ...]] = {}
 

@@ -186,6 +186,7 @@ class _Call:
         "_context",
         "_expected",
         "_expected_cost",
+        "_has_user",
         "_is_free",
         "_limits",
         "_model",
@@ -220,6 +221,7 @@ class _Call:
         self.claims: list[Claim] = []
         # Whether it matters how much is used; else nobody looks.
         self.spends = False
+        self._has_user = True
         identity = self._identity(scope)
         for policy in policies:
             self._claim(policy, identity)
@@ -283,7 +285,9 @@ class _Call:
         usage, cost = self._used(answer)
         if usage is not None and not usage.estimated and self._model is not None:
             self._limits._learned.observe(self._model, usage.output_tokens)
-        tokens = 0 if usage is None else usage.input_tokens + usage.output_tokens
+        tokens = context.earlier_tokens
+        if usage is not None:
+            tokens += usage.input_tokens + usage.output_tokens
         if context.cache is CacheStatus.HIT:
             tokens = cost = 0
         spent = []
@@ -318,9 +322,12 @@ class _Call:
     def _targets(self) -> Iterable[tuple[str, str | None]]:
         limits, override = self._limits, self._context.directives.model_override
         if limits.targets is None:
-            return [(limits.provider, override or self._model)]
-        found = limits.targets(self._context, self._model)
-        return [(provider, override or model) for provider, model in found]
+            found: Iterable[tuple[str, str | None]] = [(limits.provider, self._model)]
+        else:
+            found = limits.targets(self._context, self._model)
+        if override is None:
+            return found
+        return [(provider, model) for provider, real in found for model in (real, override)]
 
     def _used(self, answer: _Answer) -> tuple[Usage | None, int]:
         """Return usage and cost, as whoever called the provider has them, or off the bytes."""
@@ -332,11 +339,20 @@ class _Call:
             model = model or answered or self._model
         if usage is None and context.client_left and context.upstream_started_ns is not None:
             # He left before the answer began; the provider had the prompt and bills it.
-            usage = Usage(self.expected.input_tokens, estimated=True)
-        if cost is None and usage is not None and limits.price is not None and model is not None:
-            cost = limits.price(provider or limits.provider, model, usage)
+            usage, cost = Usage(self.expected.input_tokens, estimated=True), None
+        price, provider = limits.price, provider or limits.provider
+        if usage is None or price is None:
+            return usage, cost or 0
+        if cost is None and model is not None:
+            cost = price(provider, model, usage)
+            if context.earlier_nanousd:
+                cost = (cost or 0) + context.earlier_nanousd
             if context.metered:
                 context.cost_nanousd = cost
+        if context.billed_model is not None and context.cache is not CacheStatus.HIT:
+            # A header that says what a call is to be counted as makes no call cheaper.
+            billed = price(provider, context.billed_model, usage) or 0
+            cost = max(cost or 0, billed + context.earlier_nanousd)
         return usage, cost or 0
 
     def _identity(self, scope: Scope) -> Identity:
@@ -347,6 +363,7 @@ class _Call:
             key = self._limits.key(scope)
         if tags is not None:
             user, session, properties = tags.user_id, tags.session_id, tags.properties
+            self._has_user = tags.user_source != "synthetic"
         else:
             asked = context.directives
             user = asked.user_id or (user_in_body(self._request) if self._request else None)
@@ -358,7 +375,10 @@ class _Call:
         if not policy.applies(identity) or (self._is_free and policy.unit in _SPENDS):
             return
         value = identity.of(policy.segment)
-        if value is None and policy.source in ("header", "helicone"):
+        if policy.source in ("header", "helicone") and (
+            # Who asks for a limit per user and names none has made a mistake.
+            value is None or (policy.segment == "user" and not self._has_user)
+        ):
             self._missing(policy)
             return
         meter = self._limits.meter(policy, identity.tenant, value or "")
@@ -384,7 +404,7 @@ class _Call:
                 "Helicone-RateLimit-Policy was ignored: the call has no value for its segment"
             )
             return
-        header = "User-Id" if name == "user" else f"Property-{name}"
+        header = {"user": "User-Id", "session": "Session-Id"}.get(name, f"Property-{name}")
         raise InvalidRequestError(
             f"LLMGate-RateLimit-Policy limits by {name!r} (`s=`), which this call does not have. "
             f"Send LLMGate-{header}, or take another segment.",

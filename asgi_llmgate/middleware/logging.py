@@ -180,7 +180,7 @@ class Recorder:
         context = self._context
         headers = message.get("headers", ())
         if context.metered:
-            self._set_cost()
+            context.set_cost(self._price)
         elif context.is_stream and message["status"] < 400:
             self._meter = StreamMeter(context.route.format or "")
         else:
@@ -196,15 +196,6 @@ class Recorder:
             self._meter.feed(body)
         elif self._whole is not None and self.response_bytes <= MAX_METERED_BYTES:
             self._whole.append(body)
-
-    def _set_cost(self) -> None:
-        context = self._context
-        if context.usage is None or self._price is None or context.cost_nanousd is not None:
-            return
-        if context.target_provider is not None and context.target_model is not None:
-            context.cost_nanousd = self._price(
-                context.target_provider, context.target_model, context.usage
-            )
 
     def _meter_alone(self) -> None:
         """Fill in what the innermost part writes in a whole stack."""
@@ -228,7 +219,7 @@ class Recorder:
         context = self._context
         if not context.metered:
             self._meter_alone()
-        self._set_cost()
+        context.set_cost(self._price)
         route = context.route
         body = context.body
         status = self.status

@@ -24,7 +24,7 @@ TOML = """
 path = "/v1/chat/completions"
 methods = ["POST"]
 default = { Session-Name = "support", Property-Feature = "chat" }
-force = { Omit-Request = true }
+force = { Omit-Request = true, RateLimit-Policy = "900;w=60;s=user,50;u=concurrent" }
 forbid = ["Target-URL"]
 require = ["User-Id"]
 models = ["gpt-4o*", "anthropic/claude-*"]
@@ -193,6 +193,7 @@ def test_explain_says_what_applies_and_why(tmp_path: Path, monkeypatch: pytest.M
     assert "refused: 400 (require) This route needs LLMGate-User-Id" in refused
     assert "default: LLMGate-Session-Name" not in refused
     assert "force: LLMGate-Omit-Request = True" in refused
+    assert "force: LLMGate-RateLimit-Policy = 900;w=60;s=user, 50;u=concurrent" in refused
     assert "let through" in fine
     assert '"policy": "*"' in other
 

@@ -15,7 +15,7 @@ from asgi_llmgate.assemble import _server_workers
 from asgi_llmgate.backends.memory import MemoryLogSink
 from asgi_llmgate.cli import cli
 from asgi_llmgate.core.price import FlatPrice
-from asgi_llmgate.errors import ConfigurationError
+from asgi_llmgate.errors import ConfigurationError, UpstreamConnectError
 from asgi_llmgate.gateway import LLMGate
 from asgi_llmgate.keyfile import admin_token
 from asgi_llmgate.settings import load_settings
@@ -306,3 +306,159 @@ def test_the_number_of_workers_is_what_the_server_was_told(
     environment: dict[str, str], arguments: list[str], workers: int
 ) -> None:
     assert _server_workers(environment, arguments) == workers
+
+
+async def test_a_limit_per_user_needs_a_user_whom_somebody_named(
+    make_gate: MakeGate, log: MemoryLogSink
+) -> None:
+    gate = make_gate()
+    ours = {"LLMGate-RateLimit-Policy": "1;w=60;s=user"}
+    nobody = await call(gate, CHAT, key="sk-x", headers=ours)
+    somebody = [
+        (await call(gate, {**CHAT, "user": user}, key="sk-x", headers=ours)).status
+        for user in ("ada", "ada", "grace")
+    ]
+    theirs = [
+        await call(gate, CHAT, key="sk-x", headers={"Helicone-RateLimit-Policy": "1;w=60;s=user"})
+        for _ in range(2)
+    ]
+    await gate.aclose()
+
+    assert log.records[0].user_source == "synthetic"
+    assert nobody.status == 400
+    assert nobody.json()["error"]["code"] == "invalid_header"
+    assert "LLMGate-User-Id" in nobody.json()["error"]["message"]
+    assert somebody == [200, 429, 200]
+    assert [one.status for one in theirs] == [200, 200]
+    assert "Helicone-RateLimit-Policy was ignored" in theirs[0].headers["llmgate-warnings"]
+
+
+async def test_a_session_that_is_missing_is_named_by_its_own_header(make_gate: MakeGate) -> None:
+    gate = make_gate()
+    headers = {"LLMGate-RateLimit-Policy": "1;w=60;s=session"}
+    refused = await call(gate, CHAT, key="sk-x", headers=headers)
+    await gate.aclose()
+
+    assert refused.status == 400
+    assert "Send LLMGate-Session-Id" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("how", ["default", "force"])
+async def test_no_caller_takes_away_a_limit_of_his_route(make_gate: MakeGate, how: str) -> None:
+    gate = make_gate(
+        policies=[
+            {"path": "/v1/chat/completions", how: {"RateLimit-Policy": "2;w=60;s=user"}},
+            {"path": "/v1/responses", how: {"RateLimit-Policy": "2;w=60;s=user"}},
+        ]
+    )
+    loose = {"LLMGate-RateLimit-Policy": "1000;w=60"}
+    statuses = [(await call(gate, CHAT, key="sk-x", headers=loose)).status for _ in range(3)]
+    other = await call(gate, {"model": "gpt-4o", "input": "hi"}, path="/v1/responses", key="sk-x")
+    tight = {"LLMGate-RateLimit-Policy": "1;w=60"}
+    tightened = [(await call(gate, CHAT, key="sk-y", headers=tight)).status for _ in range(2)]
+    await gate.aclose()
+
+    assert statuses == [200, 200, 429]
+    assert other.status == 200  # Each route has its own.
+    assert tightened == [200, 429]
+
+
+def free_or_dear(provider: str, model: str, usage: Usage) -> int | None:
+    """`gpt-4o` costs 12 cents a call, `cheap` a hundredth of it; others have no price."""
+    each = {"gpt-4o": CENT // 100, "cheap": CENT // 10_000}.get(model)
+    return None if each is None else FlatPrice(1, input=each, output=each).cost_nanousd(usage)
+
+
+@pytest.mark.parametrize("override", ["cheap", "unknown"])
+async def test_what_a_call_is_to_be_counted_as_is_no_way_around_a_budget(
+    make_gate: MakeGate, log: MemoryLogSink, override: str
+) -> None:
+    budget = {"name": "all", "limit_usd": "0.20"}
+    gate = make_gate(price=free_or_dear, limits={"budgets": [budget]})
+    headers = {"LLMGate-Model-Override": override}
+    statuses = [(await small(gate, **headers)).status for _ in range(3)]
+    await gate.aclose()
+    record = log.records[0]
+
+    assert statuses == [200, 200, 429]
+    assert record.model == override
+    # For the log it counts as what it was said to be, where that has a price.
+    assert record.cost_nanousd == 12 * CENT // (100 if override == "cheap" else 1)
+
+
+async def test_a_model_without_a_price_may_be_counted_as_one_that_has(
+    make_gate: MakeGate, upstream: StubUpstream
+) -> None:
+    upstream.script = [Reply([wire.chat_body("my-deployment")]) for _ in range(3)]
+    budget = {"name": "all", "limit_usd": "0.20"}
+    gate = make_gate(price=free_or_dear, limits={"budgets": [budget]})
+    body = {**CHAT, "model": "my-deployment", "max_tokens": 1}
+    headers = {"LLMGate-Model-Override": "gpt-4o"}
+    statuses = [(await call(gate, body, key="sk-x", headers=headers)).status for _ in range(3)]
+    await gate.aclose()
+
+    assert statuses == [200, 200, 429]
+
+
+FILTERED = wire.chat_body("gpt-4o").replace(b'"stop"', b'"content_filter"')
+CHAIN = {"LLMGate-Fallbacks": json.dumps(["groq/gpt-4o"])}
+
+
+@pytest.mark.parametrize(
+    ("second", "status", "paid"),
+    [
+        (Reply(), 200, 2),
+        (Reply([FILTERED]), 200, 2),
+        (Reply([b'{"error":{"message":"no"}}'], status=503), 503, 1),
+        (UpstreamConnectError("The provider cannot be reached."), 200, 1),
+    ],
+    ids=["answered", "filtered, too", "failed", "not reached"],
+)
+async def test_an_answer_that_was_passed_over_is_paid_for_all_the_same(
+    make_gate: MakeGate,
+    upstream: StubUpstream,
+    log: MemoryLogSink,
+    second: Reply | Exception,
+    status: int,
+    paid: int,
+) -> None:
+    assert b"content_filter" in FILTERED
+    gate = make_gate(
+        price=price,
+        keys="app:lg_app",
+        providers={"openai": {"api_key": "sk-1"}, "groq": {"api_key": "sk-2"}},
+        fallback={"on": "content_filter,500-599"},
+        limits={"budgets": [{"name": "all", "limit_usd": "1000"}]},
+    )
+    upstream.script = [Reply([FILTERED]), second]
+    exchange = await call(gate, CHAT, key="lg_app", headers=CHAIN)
+    [budget] = (await admin(gate, "GET", "/budgets")).json()["budgets"]
+    await gate.aclose()
+    [record] = log.records
+
+    assert exchange.status == status
+    assert len(record.attempts) == 2
+    assert record.cost_nanousd == paid * 12 * CENT
+    assert (record.input_tokens is not None) == (status == 200)
+    assert record.complete
+    assert budget["spent"][0]["spent_nanousd"] == paid * 12 * CENT
+
+
+async def test_a_budget_of_a_tenants_user_is_not_spent_by_his_namesake(
+    make_gate: MakeGate,
+) -> None:
+    budget = {"name": "ada", "limit_usd": "0.20", "per": "user", "subject": "ada"}
+    gate = make_gate(
+        price=price,
+        keys="acme:lg_acme,other:lg_other",
+        providers={"openai": {"api_key": "sk-1"}},
+        limits={"budgets": [budget | {"tenant": "acme"}]},
+    )
+    body = {**CHAT, "max_tokens": 1, "user": "ada"}
+    statuses = [
+        (await call(gate, body, key=f"lg_{tenant}")).status
+        for tenant in ("other", "other", "other", "acme", "acme", "acme")
+    ]
+    await gate.aclose()
+
+    assert statuses == [200, 200, 200, 200, 200, 429]
