@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import re
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from asgi_llmgate.core.json import JSONError, dumps, loads
@@ -23,10 +23,10 @@ __all__ = [
     "clean_id",
     "data_url",
     "delta",
+    "digest",
     "effort_of",
     "family_of",
     "guess_mime",
-    "join_text",
     "leading_choice",
     "nearest_effort",
     "open_envelope",
@@ -35,6 +35,7 @@ __all__ = [
     "short_user",
     "stop_list",
     "text_of",
+    "texts_of",
     "unsigned_reasoning",
     "usage",
 ]
@@ -118,9 +119,10 @@ def text_of(content: Any) -> str:
     )
 
 
-def join_text(contents: Iterable[Any]) -> str:
-    """Return the texts of several messages as one, a blank line between them."""
-    return "\n\n".join(filter(None, map(text_of, contents)))
+def texts_of(content: Any) -> list[str]:
+    """Return the texts of a message's parts one by one, without empty ones."""
+    parts = content if isinstance(content, list) else [content]
+    return [text for part in parts if (text := text_of(part if isinstance(part, str) else [part]))]
 
 
 def arguments_object(arguments: Any) -> dict[str, Any]:
@@ -147,9 +149,9 @@ def clean_id(value: str, pattern: re.Pattern[str], max_length: int = 64) -> str:
     """
     if len(value) <= max_length and pattern.fullmatch(value):
         return value
-    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    mark = digest(value)[:12]
     stem = re.sub(r"[^a-zA-Z0-9_-]", "_", value)[: max_length - 14]
-    cleaned = f"{stem}_{digest}" if stem else f"id_{digest}"
+    cleaned = f"{stem}_{mark}" if stem else f"id_{mark}"
     # Names of Gemini's functions must not start with a digit.
     return cleaned if pattern.fullmatch(cleaned) else f"_{cleaned}"
 
@@ -175,9 +177,12 @@ class Names:
 def short_user(user: Any) -> str:
     """Return a user's name in at most 64 characters, OpenAI's limit: longer ones as a digest."""
     name = str(user)
-    if len(name) <= MAX_USER:
-        return name
-    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return name if len(name) <= MAX_USER else digest(name)
+
+
+def digest(text: str) -> str:
+    """Return SHA-256 of `text` as 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 MAX_USER = 64

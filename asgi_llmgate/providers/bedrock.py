@@ -13,13 +13,18 @@ from typing import Any
 from urllib.parse import quote
 
 from asgi_llmgate.core.json import dumps
-from asgi_llmgate.providers._parts import Names, family_of, stop_list
+from asgi_llmgate.providers._parts import Names, digest, family_of, stop_list
 from asgi_llmgate.providers.anthropic_thinking import sampling, thinking, unsigned_call
 from asgi_llmgate.providers.bedrock_decoder import (
     ConverseStreamDecoder,
     read_response,
 )
-from asgi_llmgate.providers.bedrock_messages import TOOL_NAME, Turns, cache_point
+from asgi_llmgate.providers.bedrock_messages import (
+    TOOL_NAME,
+    Turns,
+    cache_point,
+    limit_cache_points,
+)
 from asgi_llmgate.providers.inner import Call, Encoded, Inner, Losses, TargetInfo
 from asgi_llmgate.providers.provider_errors import decode_error
 from asgi_llmgate.providers.schemas import closed_schema
@@ -58,6 +63,7 @@ class ConverseOut:
         used = _tools(rest, body, output, turns, names, target, losses, extra=extra, claude=claude)
         if turns.system:
             body["system"] = turns.system
+        limit_cache_points(body, target.capabilities, on_tools=claude)
         if output:
             body["outputConfig"] = output
         if extra:
@@ -222,7 +228,8 @@ def _labels(rest: dict[str, Any], body: dict[str, Any], losses: Losses) -> None:
     user = rest.pop("safety_identifier", None) or rest.pop("user", None)
     rest.pop("user", None)
     if user:
-        metadata["user_id"] = str(user)
+        plain = str(user)
+        metadata["user_id"] = plain if _METADATA.fullmatch(plain) else digest(plain)
     kept = {
         name: value
         for name, value in metadata.items()

@@ -19,9 +19,10 @@ from asgi_llmgate.providers._parts import (
     guess_mime,
     parse_data_url,
 )
+from asgi_llmgate.providers.capabilities import Capabilities
 from asgi_llmgate.providers.inner import Losses, refuse
 
-__all__ = ["TOOL_NAME", "Turns", "cache_point"]
+__all__ = ["TOOL_NAME", "Turns", "cache_point", "limit_cache_points"]
 
 TOOL_ID = re.compile(r"[a-zA-Z0-9_.:-]+")
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]+")
@@ -182,6 +183,28 @@ def cache_point(marked: Mapping[str, Any]) -> list[dict[str, Any]]:
     if control.get("ttl"):
         point["ttl"] = control["ttl"]
     return [{"cachePoint": point}]
+
+
+def limit_cache_points(body: dict[str, Any], can: Capabilities, *, on_tools: bool) -> None:
+    """Leave as many cache points as the model takes, the last ones: they cover the earlier."""
+    config = body.get("toolConfig") or {}
+    places: list[list[dict[str, Any]]] = [m["content"] for m in reversed(body["messages"])]
+    places += [body.get("system") or [], config.get("tools") or []]
+    left = MAX_CACHE_POINTS if can.cache_points else 0
+    for blocks in places:
+        if blocks is config.get("tools") and not on_tools:
+            left = 0
+        for block in [block for block in reversed(blocks) if "cachePoint" in block]:
+            if left:
+                left -= 1
+            else:
+                # By identity: equal ones may stay.
+                blocks[:] = [other for other in blocks if other is not block]
+            if not can.cache_hour:
+                block["cachePoint"].pop("ttl", None)
+
+
+MAX_CACHE_POINTS = 4
 
 
 def _image(url: str, where: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from typing import Any, Literal, get_args
 
@@ -29,6 +30,8 @@ class Capabilities:
     json_schema: bool = False
     json_schema_with_tools: bool = True
     mid_system: bool = False
+    cache_points: bool = False
+    cache_hour: bool = False
     max_output: int = 0
     known: bool = True
     """False for a model that no row names, so that nothing is held against it."""
@@ -38,8 +41,9 @@ class Capabilities:
 class ChatProvider:
     """What a provider of the chat format takes.
 
-    `max_tokens` and `user` are the names of those fields;
-    `request` and `message` are fields it knows beyond OpenAI's; `tool_id_length` is the length
+    `max_tokens` and `user` (empty: none) are the names of those fields; `request` and `message`
+    are fields it knows beyond what all do, `without` those it lacks, `renames` those it calls
+    something else; `tool_id_length` is the length
     that ids of tool calls must have, 0 if they may have any; `developer` tells whether it knows
     that role, and `allowed_tools` that form of `tool_choice`.
     """
@@ -47,6 +51,8 @@ class ChatProvider:
     max_tokens: str = "max_tokens"
     user: str = "user"
     request: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
+    renames: Mapping[str, str] = field(default_factory=dict)
     message: frozenset[str] = frozenset()
     tool_id_length: int = 0
     developer: bool = False
@@ -83,6 +89,8 @@ def chat_provider(provider: str) -> ChatProvider:
         max_tokens=row["max_tokens"],
         user=row["user"],
         request=frozenset(row["request"]),
+        without=frozenset(row["without"]),
+        renames=row["renames"],
         message=frozenset(row["message"]),
         tool_id_length=row["tool_id_length"],
         developer=row["developer"],
@@ -92,7 +100,7 @@ def chat_provider(provider: str) -> ChatProvider:
 
 def _capabilities(row: dict[str, Any]) -> Capabilities:
     merged = _table()["default"] | {key: row[key] for key in row if key != "names"}
-    unknown = merged.keys() - {field.name for field in fields(Capabilities)}
+    unknown = merged.keys() - {known.name for known in fields(Capabilities)}
     if unknown or merged["thinking"] not in get_args(Thinking):
         raise ValueError(f"capabilities.toml: {sorted(unknown) or merged['thinking']!r}")
     merged["efforts"] = tuple(merged["efforts"])

@@ -6,7 +6,6 @@ names it knows them by (`capabilities.toml`, tables `chat.*`).
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from asgi_llmgate.providers._parts import (
     PART_TYPES,
     Names,
     clean_id,
+    digest,
     effort_of,
     nearest_effort,
     short_user,
@@ -27,37 +27,25 @@ from asgi_llmgate.providers.tool_choice import possible, read_choice
 
 __all__ = ["ChatOut"]
 
-# What OpenAI's own endpoint takes; anything else would be a 400 there.
+# What nearly all who imitate OpenAI take. Many refuse what they do not know, even where it says
+# nothing (`store: false`), so anything else must be in the provider's row.
 _FIELDS = frozenset(
     {
-        "audio",
         "frequency_penalty",
         "logit_bias",
         "logprobs",
-        "metadata",
-        "modalities",
-        "moderation",
         "n",
         "parallel_tool_calls",
-        "prediction",
         "presence_penalty",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
         "response_format",
-        "safety_identifier",
         "seed",
-        "service_tier",
         "stop",
-        "store",
         "stream",
         "temperature",
         "tool_choice",
         "tools",
         "top_logprobs",
         "top_p",
-        "verbosity",
-        "web_search_options",
     }
 )
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]+")
@@ -100,15 +88,17 @@ class ChatOut:
             body[provider.max_tokens] = limit
         user = rest.pop("user", None) or rest.pop("safety_identifier", None)
         rest.pop("safety_identifier", None)
-        if user:
+        if user and provider.user:
             body[provider.user] = short_user(user)
+        elif user:
+            losses.drop("safety_identifier", "this provider takes no name of a user")
         _reasoning(rest, body, target, losses)
         _tools(rest, provider, names, losses)
         for name in list(rest):
-            if name in _FIELDS or name in provider.request:
+            if (name in _FIELDS and name not in provider.without) or name in provider.request:
                 value = rest.pop(name)
                 if value is not None:
-                    body[name] = value
+                    body[provider.renames.get(name, name)] = value
         if body.get("stream") and target.stream_usage:
             body["stream_options"] = {"include_usage": True}
         losses.drop_rest(rest)
@@ -192,7 +182,7 @@ def _tool_id(value: str, provider: ChatProvider) -> str:
         length = provider.tool_id_length
         if len(value) == length and value.isalnum() and value.isascii():
             return value
-        return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+        return digest(value)[:length]
     return clean_id(value, _TOOL_ID, MAX_TOOL_ID)
 
 

@@ -19,6 +19,7 @@ from asgi_llmgate.providers._parts import (
     parse_data_url,
     stop_list,
     text_of,
+    texts_of,
     usage,
 )
 from asgi_llmgate.providers._sse import PayloadDecoder
@@ -169,7 +170,7 @@ def _messages(messages: list[dict[str, Any]], losses: Losses) -> list[dict[str, 
             pictures = []
         match role:
             case "system" | "developer":
-                text = text_of(content)
+                text = "\n\n".join(texts_of(content))
                 if text:
                     sent.append({"role": "system", "content": text})
             case "assistant":
@@ -179,7 +180,7 @@ def _messages(messages: list[dict[str, Any]], losses: Losses) -> list[dict[str, 
                     # Results hold text only; what else a tool returned follows them.
                     other = [part for part in content if part.get("type") != "text"]
                     pictures += _parts(other, where)
-                text = text_of(content) or "(no output)"
+                text = "\n\n".join(texts_of(content)) or "(no output)"
                 result = {"role": "tool", "tool_call_id": message["tool_call_id"]}
                 sent.append(result | {"content": text})
             case _:

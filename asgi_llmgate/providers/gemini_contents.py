@@ -17,7 +17,7 @@ from asgi_llmgate.providers._parts import (
     arguments_object,
     guess_mime,
     parse_data_url,
-    text_of,
+    texts_of,
 )
 from asgi_llmgate.providers.inner import Losses, refuse
 
@@ -48,13 +48,11 @@ class Contents:
         where = f"messages[{index}].content"
         match message.get("role"):
             case "system" | "developer":
-                text = text_of(message.get("content"))
-                if text:
-                    self.system.append(text)
+                self.system += texts_of(message.get("content"))
             case "assistant":
                 self._append("model", self._model_parts(message, where))
             case "tool" | "function":
-                self._append("user", [self._result(message, where)])
+                self._append("user", self._result(message, where))
             case _:
                 self._append("user", self._parts(message.get("content"), where))
 
@@ -104,20 +102,23 @@ class Contents:
             part["thoughtSignature"] = DUMMY_SIGNATURE
         return part
 
-    def _result(self, message: Mapping[str, Any], where: str) -> dict[str, Any]:
+    def _result(self, message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
         identifier = message["tool_call_id"]
         content = message.get("content")
-        text = text_of(content)
+        text = "\n\n".join(texts_of(content))
         result: dict[str, Any] = {
             "id": identifier,
             "name": self._called.get(identifier) or message.get("name") or identifier,
             "response": _response(text, is_error=bool(message.get("is_error"))),
         }
+        media: list[dict[str, Any]] = []
         if isinstance(content, list):
-            media = [part for part in content if part.get("type") != "text"]
-            if media:
-                result["parts"] = self._parts(media, where)
-        return {"functionResponse": result}
+            media = self._parts([part for part in content if part.get("type") != "text"], where)
+        if media and self._signs:
+            result["parts"] = media
+            media = []
+        # Before Gemini 3 a result is text; what else it has stands beside it.
+        return [{"functionResponse": result}, *media]
 
     def _parts(self, content: Any, where: str, *, assistant: bool = False) -> list[dict[str, Any]]:
         if isinstance(content, str):

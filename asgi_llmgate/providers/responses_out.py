@@ -17,6 +17,7 @@ from asgi_llmgate.providers._parts import (
     nearest_effort,
     short_user,
     text_of,
+    texts_of,
 )
 from asgi_llmgate.providers.inner import Call, Encoded, Inner, Losses, TargetInfo, refuse
 from asgi_llmgate.providers.provider_errors import decode_error
@@ -94,9 +95,7 @@ def _input(
         content = message.get("content")
         match message.get("role"):
             case "system" | "developer" if not items:
-                text = text_of(content)
-                if text:
-                    instructions.append(text)
+                instructions += texts_of(content)
             case "assistant":
                 items += _assistant(message, where, names, losses)
             case "tool" | "function":
