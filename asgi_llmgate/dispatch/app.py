@@ -17,6 +17,7 @@ from asgi_llmgate.core.grants import check_target
 from asgi_llmgate.core.json import JSONError, dumps, loads
 from asgi_llmgate.core.registry import ProviderKey, Registry
 from asgi_llmgate.core.targets import Target, resolve_targets
+from asgi_llmgate.dispatch.count import answer_count
 from asgi_llmgate.dispatch.models import ModelLists
 from asgi_llmgate.dispatch.relay import Relay
 from asgi_llmgate.dispatch.request import (
@@ -42,6 +43,7 @@ from asgi_llmgate.errors import (
     UpstreamBrokenError,
 )
 from asgi_llmgate.protocols import Sign, Timeouts, Upstream, UpstreamRequest
+from asgi_llmgate.providers.reach import COUNTED
 from asgi_llmgate.types import AttemptRecord, Route
 
 __all__ = ["Dispatch"]
@@ -192,6 +194,9 @@ class Dispatch:
             refusal = policy.not_allowed(target.provider.id, target.model, context.route.format)
             if refusal is not None:
                 raise refusal.error
+        if request is not None and is_counted_here(context.route, target):
+            await answer_count(context, target, request, send)
+            return
         chosen = context.attempt
         timeout_ms = context.directives.timeout_ms
         raw_headers, query = scope["headers"], scope["query_string"]
@@ -339,6 +344,11 @@ def keeps_state(route: Route) -> bool:
     if route.provider is not None:
         return route.format is None or route.format in STATEFUL
     return route.format in STATEFUL
+
+
+def is_counted_here(route: Route, target: Target) -> bool:
+    """Tell whether tokens are to be counted of which the provider cannot be asked."""
+    return route.format in COUNTED and target.format != route.format
 
 
 def _model_name(named: Any) -> str:

@@ -580,7 +580,6 @@ def test_the_same_format_in_and_out_is_preferred() -> None:
     ("path", "model"),
     [
         ("/v1/responses/compact", "anthropic/c"),
-        ("/v1/messages/count_tokens", "groq/llama"),
         ("/v1/chat/completions", "jina/v4"),
         ("/v1/embeddings", "anthropic/c"),
     ],

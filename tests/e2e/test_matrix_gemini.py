@@ -50,6 +50,14 @@ def test_gemini_plain(google: genai.Client, recorded: Calls, target: str) -> Non
 
 
 @targets_but("gemini")
+def test_gemini_tokens_are_estimated(google: genai.Client, target: str) -> None:
+    counted = google.models.count_tokens(model=model_of(target), contents="word " * 1000)
+
+    assert counted.total_tokens
+    assert 600 < counted.total_tokens < 1800
+
+
+@targets_but("gemini")
 def test_gemini_stream(google: genai.Client, recorded: Calls, target: str) -> None:
     chunks = google.models.generate_content_stream(model=model_of(target), contents="hello")
 

@@ -51,6 +51,22 @@ def test_messages_plain(claude: anthropic.Anthropic, recorded: Calls, target: st
 
 
 @targets_but("anthropic-messages")
+def test_messages_tokens_are_estimated(
+    claude: anthropic.Anthropic, recorded: Calls, speaking: Provider, target: str
+) -> None:
+    asked = len(speaking.asked)
+    answer = claude.messages.with_raw_response.count_tokens(
+        model=model_of(target), messages=[{"role": "user", "content": "word " * 1000}]
+    )
+    record = recorded.one()
+
+    assert 600 < answer.parse().input_tokens < 1800
+    assert "estimate" in answer.headers["llmgate-warnings"]
+    assert len(speaking.asked) == asked
+    assert (record["status"], record["cost_nanousd"]) == (200, None)
+
+
+@targets_but("anthropic-messages")
 def test_messages_stream(claude: anthropic.Anthropic, recorded: Calls, target: str) -> None:
     with claude.messages.stream(model=model_of(target), max_tokens=99, messages=SAID) as stream:
         words = list(stream.text_stream)
