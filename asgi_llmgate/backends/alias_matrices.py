@@ -84,6 +84,16 @@ class AliasMatrices:
             self._make_room(scope, now_us)
         return evicted
 
+    def install(self, scope: str, matrix: AliasMatrix, *, now_us: int) -> None:
+        """Put in a scope that was made elsewhere, in place of what is there."""
+        self.drop(scope)
+        if len(matrix):
+            self.scopes[scope] = matrix
+            self.aliases += len(matrix)
+            self.bytes += matrix.bytes + SCOPE_BYTES
+            if self._is_full:
+                self._make_room(scope, now_us)
+
     def remove(self, scope: str, ids: list[str]) -> int:
         matrix = self.scopes.get(scope)
         if matrix is None:

@@ -9,6 +9,7 @@ import pytest
 from asgi_llmgate.backends.labels_memory import MemoryLabelStore
 from asgi_llmgate.backends.labels_sqlite import SqliteLabelStore
 from asgi_llmgate.backends.vectors_memory import MemoryVectorIndex
+from asgi_llmgate.backends.vectors_sqlite import SqliteVectorIndex
 from asgi_llmgate.protocols import LabelStore, VectorIndex
 from tests.cache.redis_server import RedisServer
 
@@ -22,9 +23,10 @@ def redis_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
     server.stop()
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", "sqlite"])
 async def index(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[VectorIndex]:
-    made = MemoryVectorIndex()
+    made: VectorIndex
+    made = MemoryVectorIndex() if request.param == "memory" else SqliteVectorIndex(tmp_path)
     yield made
     await made.aclose()
 
