@@ -191,7 +191,7 @@ def trim(writer: apsw.Connection, *, used: Iterable[str], now_us: int, max_alias
 
 
 def _drop_scopes(writer: apsw.Connection, excess: int) -> None:
-    counted = writer.execute(
+    counted: list[tuple[str, int]] = writer.execute(  # type: ignore[assignment]  # as asked for
         "SELECT scope, count(*) FROM aliases LEFT JOIN used USING(scope) GROUP BY scope "
         "ORDER BY max(coalesce(at_us, 0), max(created_us))"
     ).fetchall()

@@ -15,16 +15,20 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import BlockingConnectionPool, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.asyncio.connection import ConnectionPool
 
 from asgi_llmgate.backends.packing import pack, unpack
+from asgi_llmgate.backends.redis_guard import (
+    BATCH_TIMEOUT_S,
+    TIMEOUT_S,
+    RedisGuard,
+    failure,
+    redis_client,
+)
 from asgi_llmgate.core.cache_entry import created_us_of
 from asgi_llmgate.core.cache_key import CacheKey
 from asgi_llmgate.errors import BackendError
@@ -32,15 +36,7 @@ from asgi_llmgate.protocols import CacheRead, CacheSize
 
 __all__ = ["RedisCacheStore"]
 
-T = TypeVar("T")
-
 PREFIX = "llmgate:"
-TIMEOUT_S = 0.05
-# An operator's commands look at many keys, batch by batch.
-BATCH_TIMEOUT_S = 1.0
-# More would not make one event loop faster.
-MAX_CONNECTIONS = 32
-OPEN_S = 1.0
 MAX_SLOTS = 20
 
 # A generation that goes costs misses, no truth. Without an end, names that callers make up would
@@ -73,29 +69,14 @@ class RedisCacheStore:
         self._client = client
         self._is_ours = False
         self._prefix = prefix
-        self._timeout_s = timeout_s
-        self._open_until_s = 0.0
-        self._is_probing = False
+        self._guard = RedisGuard(timeout_s)
 
     @classmethod
     def from_url(
         cls, url: str, *, prefix: str = PREFIX, timeout_s: float = TIMEOUT_S
     ) -> RedisCacheStore:
         """Return a store with a client of its own, which `aclose` closes."""
-        pool = BlockingConnectionPool.from_url(
-            url,
-            timeout=timeout_s,
-            protocol=2,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_error=[],
-            max_connections=MAX_CONNECTIONS,
-            health_check_interval=0,
-            # Else each new connection reads the metadata of an installed package, on the loop.
-            driver_info=None,
-        )
-        client: Redis = Redis.from_pool(pool)
+        client = redis_client(url, timeout_s=timeout_s)
         store = cls(client, prefix=prefix, timeout_s=timeout_s)
         store._is_ours = True
         return store
@@ -114,7 +95,7 @@ class RedisCacheStore:
             generations = await self._complete(names, found)
             return CacheRead(values, generations)
 
-        return await self._ask(read)
+        return await self._guard.ask(read)
 
     async def generations(self, names: Sequence[str]) -> dict[str, int]:
         async def read() -> dict[str, int]:
@@ -124,7 +105,7 @@ class RedisCacheStore:
                 names, await self._client.mget([self._generation(name) for name in names])
             )
 
-        return await self._ask(read)
+        return await self._guard.ask(read)
 
     async def _complete(self, names: Sequence[str], found: Sequence[Any]) -> dict[str, int]:
         """Return the generations, making those that are not there."""
@@ -145,20 +126,20 @@ class RedisCacheStore:
     ) -> None:
         life_ms = int(ttl_s * 1000)
         if life_ms <= 0:
-            await self._ask(lambda: self._client.delete(self._entry(key, slot)))
+            await self._guard.ask(lambda: self._client.delete(self._entry(key, slot)))
             return
         created = (created_us_of(value) or 0).to_bytes(8, "big")
         head = created + partition.encode().ljust(16, b"\0")[:16]
         # Large values take longer than a timeout that is meant for round trips.
-        timeout_s = self._timeout_s + len(value) / 50e6
-        await self._ask(
+        timeout_s = self._guard.timeout_s + len(value) / 50e6
+        await self._guard.ask(
             lambda: self._client.set(self._entry(key, slot), head + pack(value), px=life_ms),
             timeout_s,
         )
 
     async def bump(self, names: Sequence[str]) -> None:
         # Not held off by the breaker: an invalidation is worth the wait.
-        await self._once(lambda: _bump(self._client, self._keys(names)), BATCH_TIMEOUT_S)
+        await self._guard.once(lambda: _bump(self._client, self._keys(names)), BATCH_TIMEOUT_S)
 
     def bump_blocking(self, names: Sequence[str]) -> None:
         pool = self._client.connection_pool
@@ -187,7 +168,7 @@ class RedisCacheStore:
         thread.start()
         thread.join()
         if failures:
-            raise _failure(failures[0]) from failures[0]
+            raise failure(failures[0]) from failures[0]
 
     async def acquire(self, key: CacheKey, holder: str, *, ttl_s: float) -> bool:
         name, life_ms = f"{self._prefix}l:{key}", max(1, int(ttl_s * 1000))
@@ -199,7 +180,7 @@ class RedisCacheStore:
                 return False
             return bool(await self._client.pexpire(name, life_ms))
 
-        return await self._ask(acquire)
+        return await self._guard.ask(acquire)
 
     async def release(self, key: CacheKey, holder: str) -> None:
         name = f"{self._prefix}l:{key}"
@@ -209,11 +190,11 @@ class RedisCacheStore:
             if await self._client.get(name) == holder.encode():
                 await self._client.delete(name)
 
-        await self._ask(release)
+        await self._guard.ask(release)
 
     async def delete(self, key: CacheKey) -> bool:
         names = [self._entry(key, slot) for slot in range(MAX_SLOTS)]
-        return bool(await self._once(lambda: self._client.delete(*names), BATCH_TIMEOUT_S))
+        return bool(await self._guard.once(lambda: self._client.delete(*names), BATCH_TIMEOUT_S))
 
     async def delete_older(self, created_before_us: int, *, partition: str | None = None) -> int:
         removed = 0
@@ -227,7 +208,7 @@ class RedisCacheStore:
                 and (partition is None or head[8:] == partition.encode())
             ]
             if old:
-                removed += await self._once(
+                removed += await self._guard.once(
                     lambda old=old: self._client.delete(*old),  # type: ignore[misc]  # a default
                     BATCH_TIMEOUT_S,
                 )
@@ -244,7 +225,7 @@ class RedisCacheStore:
     async def _batches(self) -> AsyncIterator[list[bytes]]:
         cursor = 0
         while True:
-            cursor, names = await self._once(
+            cursor, names = await self._guard.once(
                 lambda at=cursor: self._client.scan(  # type: ignore[misc]  # a default
                     at, match=f"{self._prefix}e:*", count=500
                 ),
@@ -259,7 +240,7 @@ class RedisCacheStore:
         pipe = self._client.pipeline(transaction=False)
         for name in names:
             ask(pipe, name)
-        answers: list[Any] = await self._once(pipe.execute, BATCH_TIMEOUT_S)
+        answers: list[Any] = await self._guard.once(pipe.execute, BATCH_TIMEOUT_S)
         return answers
 
     async def aclose(self) -> None:
@@ -274,33 +255,6 @@ class RedisCacheStore:
 
     def _keys(self, names: Sequence[str]) -> list[str]:
         return [self._generation(name) for name in names]
-
-    async def _ask(self, act: Callable[[], Awaitable[T]], timeout_s: float | None = None) -> T:
-        """Ask Redis, unless it has just failed; then only one at a time may try."""
-        now = time.monotonic()
-        is_probe = False
-        if self._open_until_s:
-            if now < self._open_until_s or self._is_probing:
-                raise BackendError("Redis has just failed and is left alone for a second")
-            self._is_probing = is_probe = True
-        try:
-            answer = await self._once(act, timeout_s or self._timeout_s)
-        except BackendError:
-            self._open_until_s = time.monotonic() + OPEN_S
-            raise
-        else:
-            self._open_until_s = 0.0
-            return answer
-        finally:
-            if is_probe:
-                self._is_probing = False
-
-    async def _once(self, act: Callable[[], Awaitable[T]], timeout_s: float) -> T:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await act()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise _failure(error) from error
 
 
 async def _bump(client: Redis, keys: Sequence[str]) -> None:
@@ -318,8 +272,3 @@ def _start() -> int:
 
 def _unpacked(value: bytes | None) -> bytes | None:
     return None if value is None or len(value) < HEAD_BYTES else unpack(value[HEAD_BYTES:])
-
-
-def _failure(error: BaseException) -> BackendError:
-    # Its message may name the host, and some the password in the URL.
-    return BackendError(f"Redis: {type(error).__name__}")

@@ -39,7 +39,7 @@ async def test_no_call_fails_while_redis_is_killed_and_comes_back(
     redis_server.kill()
     during = [await call(app, CHAT) for _ in range(20)]
     await asyncio.to_thread(redis_server.start)
-    store._open_until_s = 0.001  # as a second later
+    store._guard.open_until_s = 0.001  # as a second later
     after = [await call(app, CHAT) for _ in range(2)]
 
     assert {exchange.status for exchange in (*during, *after)} == {200}
@@ -112,7 +112,7 @@ async def test_garbage_in_redis_costs_misses_and_no_error(
     for command in (("LPUSH", name, "a"), ("SET", "llmgate:g:all", "no number")):
         redis_server.command("DEL", command[1])
         redis_server.command(*command)
-        store._open_until_s = 0.0
+        store._guard.open_until_s = 0.0
         assert (await call(app, CHAT)).status == 200
     await store.aclose()
 
