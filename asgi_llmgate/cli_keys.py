@@ -61,6 +61,10 @@ Routes = Annotated[list[str] | None, typer.Option("--route", help="Only these: /
 Tags = Annotated[
     list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="Set on every call.")
 ]
+Rates = Annotated[
+    list[str] | None,
+    typer.Option("--rate", help="What it may use: '100;w=60', '50000;w=60;u=token'."),
+]
 Expires = Annotated[
     str | None, typer.Option("--expires", help="30d, 12h, 2027-01-31, 2027-01-31T12:00:00Z.")
 ]
@@ -77,6 +81,7 @@ def create_key(
     provider: Providers = None,
     route: Routes = None,
     tag: Tags = None,
+    rate: Rates = None,
     expires: Expires = None,
     as_json: AsJson = False,
 ) -> None:
@@ -93,6 +98,7 @@ def create_key(
             providers=provider or None,
             routes=route or None,
             tags=_pairs(tag),
+            rates=",".join(rate) if rate else None,
             expires_at=_moment(expires),
         )
         key, token = await control.keys.create(wish)
@@ -111,6 +117,7 @@ def import_key(
     provider: Providers = None,
     route: Routes = None,
     tag: Tags = None,
+    rate: Rates = None,
     expires: Expires = None,
     as_json: AsJson = False,
 ) -> None:
@@ -130,6 +137,7 @@ def import_key(
             providers=provider or None,
             routes=route or None,
             tags=_pairs(tag),
+            rates=",".join(rate) if rate else None,
             expires_at=_moment(expires),
             secret=secret,
         )

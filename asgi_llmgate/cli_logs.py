@@ -107,7 +107,10 @@ def show(
 def stats(
     by: Annotated[
         str,
-        typer.Option(help="user, model, provider, session, property:NAME, status, day or key."),
+        typer.Option(
+            help="user, model, provider, session, status, day, key, tenant, route, team or "
+            "property:NAME."
+        ),
     ] = "model",
     as_json: AsJson = False,
     since: Since = None,

@@ -121,6 +121,7 @@ class Principal:
         user_id: The end user, where the credential itself proves one.
         from_cookie: The login came from a cookie, so cross-site requests must be refused.
         grants: What a virtual key may do; None if nothing restricts the caller.
+        rates: Of a virtual key and those above it: the key's id, and its policies.
     """
 
     tenant: str
@@ -129,6 +130,7 @@ class Principal:
     user_id: str | None = None
     from_cookie: bool = False
     grants: Grants | None = None
+    rates: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tenant or not self.id:
@@ -161,6 +163,7 @@ class StoredKey:
         secrets: The one in force, then the one it replaced, if any.
         user_id: The end user it is bound to.
         parent: The `kid` of the key that it may never exceed.
+        rates: Policies as `core/limits.py` reads them, counted for it and all keys below it.
         hint: The last characters of the secret, to tell keys apart.
     """
 
@@ -176,6 +179,7 @@ class StoredKey:
     revoked_at_s: float | None = None
     hint: str = ""
     is_imported: bool = False
+    rates: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

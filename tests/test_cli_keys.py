@@ -50,11 +50,13 @@ def test_every_option_arrives(run: Run) -> None:
         run(
             *("keys", "create", "ann", "--parent", kid, "--user", "ann@example.com", "--json"),
             *("--provider", "OpenAI", "--route", "/v1/chat/*", "--expires", "2099-01-31"),
+            *("--rate", "100;w=60", "--rate", "9000;w=60;u=token"),
         )
     )["key"]
 
     assert (child["parent"], child["tenant"], child["user_id"]) == (kid, "team", "ann@example.com")
     assert (child["providers"], child["routes"]) == (["openai"], ["/v1/chat/*"])
+    assert child["rates"] == "100;w=60,9000;w=60;u=token"
     assert child["expires_at"] == "2099-01-31T00:00:00Z"
 
 

@@ -159,7 +159,7 @@ def test_stats_as_json_are_one_object_per_line(folder: Path) -> None:
         (["logs", "show", "zzz"], 1, "no call 'zzz'"),
         (["logs", "show", ""], 1, "several calls"),
         (["logs", "show", "\x1b[2J"], 1, r"'\x1b[2J'"),
-        (["stats", "--by", "tenant"], 2, "cannot group by"),
+        (["stats", "--by", "planet"], 2, "cannot group by"),
         (["logs", "tail", "--since", "yesterday"], 2, "is no time"),
         (["logs", "tail", "--status", "ok"], 2, "is no status"),
         (["logs", "tail", "--property", "env"], 2, "is not NAME=VALUE"),

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from asgi_llmgate.backends.control_rows import SealedKey
+from asgi_llmgate.core.limits import BadPolicyError, parse_policies
 from asgi_llmgate.types import Grants, KeyScope, StoredKey
 
 __all__ = [
@@ -41,6 +42,14 @@ def _in_utc(moment: datetime) -> datetime:
     return moment
 
 
+def _rates(text: str) -> str:
+    try:
+        parse_policies(text, source="key")
+    except BadPolicyError as error:
+        raise ValueError(f"expected {error}") from None
+    return text
+
+
 Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_named)]
 Moment = Annotated[datetime, AfterValidator(_in_utc)]
 SecretText = Annotated[SecretStr, Field(min_length=8, max_length=4096)]
@@ -68,6 +77,8 @@ class NewKey(Body):
     providers: list[str] | None = None
     routes: list[str] | None = None
     tags: dict[str, str] = {}
+    rates: Annotated[str, Field(max_length=1024), AfterValidator(_rates)] | None = None
+    """What it may use: `100;w=60, 50000;w=60;u=token`; keys below it count, too."""
     expires_at: Moment | None = None
 
     def grants(self) -> Grants:
@@ -108,6 +119,7 @@ class KeyView(BaseModel):
     providers: list[str] | None
     routes: list[str] | None
     tags: dict[str, str]
+    rates: str | None
     hint: str
     """The last characters of the secret."""
     imported: bool
@@ -203,6 +215,7 @@ def key_view(key: StoredKey, now_s: float) -> KeyView:
         providers=None if grants.providers is None else list(grants.providers),
         routes=None if grants.routes is None else list(grants.routes),
         tags=dict(grants.tags),
+        rates=key.rates,
         hint=key.hint,
         imported=key.is_imported,
         created_at=moment(key.created_at_s),

@@ -21,10 +21,10 @@ from asgi_llmgate.errors import ConfigurationError
 
 __all__ = ["HEAD", "migrate"]
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest step. A constant, so that nothing of Alembic is loaded where none is left to do."""
 
-KNOWN = frozenset({"0001"})
+KNOWN = frozenset({"0001", "0002"})
 # Any number will do, if nobody else in the database uses it: "llmgate" in ASCII, cut to 63 bits.
 LOCK_ID = 0x6C6C6D67617465
 SCRIPTS = Path(__file__).parent / "control_migrations"

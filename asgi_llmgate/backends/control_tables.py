@@ -34,6 +34,7 @@ keys = sa.Table(
     sa.Column("providers", sa.JSON(none_as_null=True)),
     sa.Column("routes", sa.JSON(none_as_null=True)),
     sa.Column("tags", sa.JSON, nullable=False),
+    sa.Column("rates", sa.Text),
     sa.Column("hint", sa.String(8), nullable=False),
     sa.Column("is_imported", sa.Boolean, nullable=False),
     sa.Column("created_at_s", sa.Double, nullable=False),

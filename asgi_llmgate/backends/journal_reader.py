@@ -36,6 +36,8 @@ GROUP_SQL = {
     "status": "CAST(c.status AS TEXT)",
     "day": "strftime('%Y-%m-%d', c.started_at_us / 1000000, 'unixepoch')",
     "key": "c.principal_id",
+    "tenant": "c.tenant",
+    "route": "c.route",
     "property": "c.properties ->> :property",
 }
 

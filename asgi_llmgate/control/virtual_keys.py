@@ -148,6 +148,7 @@ class VirtualKeys:
             expires_at_s=expires_at_s,
             hint=hint,
             is_imported=is_imported,
+            rates=wish.rates,
         )
         try:
             await self._opening.store.add_key(key)

@@ -97,6 +97,7 @@ def known_key(chain: Sequence[StoredKey], digests: Mapping[str, bytes]) -> Known
             id=key.kid,
             user_id=key.user_id,
             grants=grants,
+            rates=tuple((link.kid, link.rates) for link in chain if link.rates),
         ),
         kids=frozenset(link.kid for link in chain),
         expires_at_s=min((end for end in ends if end is not None), default=None),

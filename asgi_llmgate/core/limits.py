@@ -12,6 +12,7 @@ goes on without a limit it cannot read; under its name so do we, but say so in t
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ __all__ = [
     "Identity",
     "Policy",
     "Unit",
+    "key_policies",
     "parse_helicone_policy",
     "parse_policies",
 ]
@@ -111,7 +113,7 @@ class Policy:
         segment: One of `SEGMENTS`, or `property:<name>`.
         text: As it is shown in headers.
         source: Part of the bucket's name, so that a caller's own policy has its own bucket:
-            `settings`, `route:<path>`, `header` or `helicone`.
+            `settings`, `route:<path>`, `key:<kid>`, `header` or `helicone`.
         charges_after: Nothing is reserved: a call is let through while anything is left, and
             what it cost is taken off afterwards (Helicone's `cents`).
         models, routes, tenants, keys: Only calls that match one of each; a `*` at the end matches
@@ -182,6 +184,17 @@ def parse_policies(text: str, *, source: str = "header") -> tuple[Policy, ...]:
     if len(written) > MAX_POLICIES:
         raise BadPolicyError(f"at most {MAX_POLICIES} policies, separated by commas")
     return tuple(_parse_one(one.strip(), source) for one in written)
+
+
+@functools.lru_cache(maxsize=4096)
+def key_policies(rates: tuple[tuple[str, str], ...]) -> tuple[Policy, ...]:
+    """Return the policies of a key and those above it: `Principal.rates`.
+
+    Each is counted for the key that has it, so what one below it uses is its own use, too.
+    """
+    return tuple(
+        policy for kid, text in rates for policy in parse_policies(text, source=f"key:{kid}")
+    )
 
 
 def _parse_one(text: str, source: str) -> Policy:

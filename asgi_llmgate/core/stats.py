@@ -9,7 +9,12 @@ from datetime import UTC, datetime
 
 __all__ = ["GROUPINGS", "CallFilter", "StatsRow", "parse_grouping", "parse_status", "parse_when"]
 
-GROUPINGS = ("user", "model", "provider", "session", "status", "day", "key")
+GROUPINGS = (
+    *("user", "model", "provider", "session", "status", "day"),
+    *("key", "tenant", "route", "team"),
+)
+"""`team` is the property of that name, as with budgets."""
+
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _STATUS = re.compile(r"[1-5][0-9]{2}|([1-5])xx", re.ASCII)
@@ -91,6 +96,8 @@ def parse_grouping(text: str) -> tuple[str, str | None]:
     if name == "property" and property_name:
         _check_property_name(property_name)
         return name, property_name.lower()
+    if text == "team":
+        return "property", text
     if not colon and name in GROUPINGS:
         return name, None
     choices = ", ".join((*GROUPINGS, "property:NAME"))

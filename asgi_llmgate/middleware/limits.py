@@ -12,7 +12,7 @@ from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.budgets import Budget, budget_meter
 from asgi_llmgate.core.estimate import complete_usage
 from asgi_llmgate.core.json import JSONError, loads
-from asgi_llmgate.core.limits import Identity, Policy, Unit
+from asgi_llmgate.core.limits import Identity, Policy, Unit, key_policies
 from asgi_llmgate.core.meter import StreamMeter, meter_json
 from asgi_llmgate.core.meters import Claim, Kind, Meter, Standing
 from asgi_llmgate.core.reserve import LearnedOutputs, expected_usage
@@ -102,7 +102,9 @@ class LimitsMiddleware(GatewayMiddleware):
     async def handle(
         self, context: GatewayContext, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        policies = self.policies
+        policies, principal = self.policies, context.principal
+        if principal is not None and principal.rates:
+            policies += key_policies(principal.rates)
         asked = context.directives.rate_limit_policy
         if asked:
             policies += asked
@@ -265,8 +267,10 @@ class _Call:
         policy = self._policies[place]
         self._count(policy.unit.value)
         whose = policy.segment.removeprefix("property:")
+        if whose == "tenant" and policy.source.startswith("key:"):
+            whose = "key"
         if policy.unit is Unit.CONCURRENT:
-            what = f"{policy.quota} calls at once"
+            what = f"{_counted(policy.quota, 'call')} at once"
         else:
             amount = limit_amount(policy)
             what = f"{amount} in {policy.window_s} s"
@@ -469,4 +473,8 @@ class _Answer:
 
 def limit_amount(policy: Policy) -> str:
     amount = policy.describe().partition(";")[0]
-    return f"{amount} {policy.unit}" if policy.unit is Unit.CENTS else f"{amount} {policy.unit}s"
+    return f"{amount} {policy.unit}" if policy.unit is Unit.CENTS else _counted(amount, policy.unit)
+
+
+def _counted(amount: str | int, noun: str) -> str:
+    return f"{amount} {noun}" if str(amount) == "1" else f"{amount} {noun}s"

@@ -61,7 +61,9 @@ async def test_a_key_is_found_by_its_handle_exactly_as_it_was_kept(store: Contro
         routes=("/v1/chat/*",),
         tags=(("team", "söme 'quoted' \\ text"), ("zone", "b")),
     )
-    key = stored("k1", grants=grants, user_id="u'1", expires_at_s=99.25, is_imported=True)
+    key = stored(
+        "k1", grants=grants, user_id="u'1", expires_at_s=99.25, is_imported=True, rates="1;w=1"
+    )
     await store.add_key(key)
 
     assert list(await store.find("k1")) == [key]
@@ -258,6 +260,25 @@ async def test_the_steps_end_in_the_tables_that_the_code_knows(url: str) -> None
 
         assert await connection.run_sync(differences) == []
     await engine.dispose()
+
+
+async def test_a_store_of_an_older_version_is_brought_up_to_date_with_its_keys(
+    url: str, store: ControlStore
+) -> None:
+    await store.add_key(stored("k1"))
+    engine = create_async_engine(parse_url(url))
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("ALTER TABLE llmgate_keys DROP COLUMN rates"))
+        await connection.execute(sa.text(f"UPDATE {version_table} SET version_num = '0001'"))
+    await engine.dispose()
+    newer = ControlStore(url)
+    found = await newer.find("k1")
+    await newer.add_key(stored("k2", rates="1;w=1"))
+    [added] = await newer.find("k2")
+    await newer.aclose()
+
+    assert list(found) == [stored("k1")]
+    assert added.rates == "1;w=1"
 
 
 def test_the_newest_step_is_the_one_that_is_named() -> None:

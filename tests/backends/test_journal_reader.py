@@ -167,6 +167,9 @@ def test_stats_add_up_by_user(reader: JournalReader) -> None:
         ("session", {"s1": 5, None: 1}),
         ("status", {"200": 3, "429": 1, "503": 1, None: 1}),
         ("key", {"ci": 5, None: 1}),
+        ("tenant", {"acme": 5, "other": 1}),
+        ("route", {"/v1/chat/completions": 6}),
+        ("team", {None: 6}),
         ("property:env", {"prod": 5, "dev": 1}),
         ("property:Päth/x.y", {None: 5, "1": 1}),
         (

@@ -62,6 +62,39 @@ def forget(gate: LLMGate) -> None:
     ring._asked_at = -1e9
 
 
+# --- what it may use
+
+
+async def test_a_key_has_rates_of_its_own_that_keys_below_it_use_up(gate: LLMGate) -> None:
+    parent, top = await gate.control.keys.create(NewKey(name="team", rates="3;w=3600"))
+    left = await make(gate, name="left", parent=parent.kid, rates="1;w=3600")
+    right = await make(gate, name="right", parent=parent.kid)
+    other = await make(gate, name="other", tenant="team")
+    first, second = await call(gate, CHAT, key=left), await call(gate, CHAT, key=left)
+    statuses = [(await call(gate, CHAT, key=key)).status for key in (right, top, right, top, other)]
+
+    assert (first.status, second.status) == (200, 429)
+    assert first.headers["llmgate-ratelimit-limit"] == "1"
+    assert "1 request in 3600 s (for this key)" in second.json()["error"]["message"]
+    # What the other below it used counts, what was refused does not.
+    assert statuses == [200, 200, 429, 429, 200]
+
+
+async def test_a_key_may_have_a_limit_for_each_of_its_users(gate: LLMGate) -> None:
+    key = await make(gate, rates="1;w=3600;s=user")
+    statuses = [
+        (await call(gate, {**CHAT, "user": user}, key=key)).status for user in ("a", "a", "b")
+    ]
+
+    assert statuses == [200, 429, 200]
+
+
+@pytest.mark.parametrize("rates", ["0;w=60", "5", "5;w=60;s=all", ",".join(["5;w=60"] * 17)])
+def test_rates_that_say_nothing_are_no_keys_rates(rates: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        NewKey(name="laptop", rates=rates)
+
+
 # --- whose call it is
 
 
