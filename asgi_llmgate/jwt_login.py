@@ -149,7 +149,7 @@ class _TokenLogin:
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
         user = claims.get(self._user_claim)
-        if not isinstance(user, str | int) or not str(user):
+        if not isinstance(user, str | int) or isinstance(user, bool) or not str(user):
             raise AuthenticationError(f"The token has no {self._user_claim!r} that names a user.")
         tenant = self._tenant if isinstance(self._tenant, str) else self._tenant(claims)
         return Principal(tenant, PrincipalKind.HOST, str(user), user_id=str(user))

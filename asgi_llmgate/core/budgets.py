@@ -65,16 +65,16 @@ class Budget:
     def subject_of(self, identity: Identity) -> str | None:
         """Return whose budget the call is paid from; None if this is not about the call.
 
-        Users, sessions and models of two tenants that have one name are two subjects.
+        Keys, users, sessions and models of two tenants that have one name are two subjects.
         """
         if self.tenant is not None and identity.tenant != self.tenant:
             return None
         value = identity.of(self.segment)
         if value is None or (self.subject is not None and value != self.subject):
             return None
-        if self.segment in ("all", "tenant", "key") or self.subject is not None:
+        if self.segment in ("all", "tenant") or self.subject is not None:
             return value
-        return f"{identity.tenant}/{value}" if identity.tenant else value
+        return f"{identity.tenant}/{value}" if identity.tenant not in ("", value) else value
 
 
 def budget_from(values: Mapping[str, Any]) -> Budget:
@@ -87,7 +87,9 @@ def budget_from(values: Mapping[str, Any]) -> Budget:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise BadPolicyError("`name`: 1 to 64 of A-Z a-z 0-9 _ . -")
     per = str(values.get("per") or "all").lower()
-    if per not in (*SEGMENTS, "team") and not per.removeprefix("property:") != per:
+    if per.startswith("tag:"):  # As the command for keys calls them.
+        per = f"property:{per.removeprefix('tag:')}"
+    if per not in (*SEGMENTS, "team") and not (per.startswith("property:") and per[9:]):
         raise BadPolicyError(f"`per`: one of {', '.join((*SEGMENTS, 'team'))} or property:NAME")
     try:
         period = Period(str(values.get("period") or "month"))

@@ -241,6 +241,9 @@ class Recorder:
         is_refusal = status in (401, 403) and context.error_code is None
         if directives.omit_response or cap == 0 or is_refusal:
             response_body = None
+        if context.model_requested is None:
+            # Refused before anybody asked for it; who looks for refusals looks by model, too.
+            context.model_requested = _model_in(context)
         usage = context.usage
         tags = context.tags
         if tags is None:
@@ -299,6 +302,12 @@ class Recorder:
             original_id=context.original_id,
             trace_id=tags.trace_id,
         )
+
+
+def _model_in(context: GatewayContext) -> str | None:
+    parsed = context.body.parsed
+    named = context.route.model or (parsed.get("model") if parsed is not None else None)
+    return named if isinstance(named, str) else None
 
 
 def clipped(name: str | None) -> str | None:

@@ -99,6 +99,11 @@ async def test_a_wrong_token_is_refused_and_not_quoted(bad: str) -> None:
     assert bad not in str(raised.value)
 
 
+async def test_true_is_nobodys_name() -> None:
+    with pytest.raises(AuthenticationError, match="names a user"):
+        await ask(login(user_claim="member"), f"Bearer {token({**CLAIMS, 'member': True})}")
+
+
 async def test_an_expired_login_says_so() -> None:
     with pytest.raises(AuthenticationError, match="Log in again") as raised:
         await ask(login(), f"Bearer {token({**CLAIMS, 'exp': NOW - 100})}")

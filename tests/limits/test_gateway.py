@@ -14,12 +14,14 @@ from typer.testing import CliRunner
 from asgi_llmgate.assemble import _server_workers
 from asgi_llmgate.backends.memory import MemoryLogSink
 from asgi_llmgate.cli import cli
+from asgi_llmgate.core.budgets import budget_from
+from asgi_llmgate.core.limits import BadPolicyError
 from asgi_llmgate.core.price import FlatPrice
 from asgi_llmgate.errors import ConfigurationError, UpstreamConnectError
 from asgi_llmgate.gateway import LLMGate
 from asgi_llmgate.keyfile import admin_token
 from asgi_llmgate.settings import load_settings
-from asgi_llmgate.types import Usage
+from asgi_llmgate.types import Principal, PrincipalKind, Usage
 from tests import wire
 from tests.asgi import CHAT, Exchange, call
 from tests.gateway.conftest import MakeGate, log, make_gate, upstream
@@ -462,3 +464,54 @@ async def test_a_budget_of_a_tenants_user_is_not_spent_by_his_namesake(
     await gate.aclose()
 
     assert statuses == [200, 200, 200, 200, 200, 429]
+
+
+async def test_users_of_two_tenants_who_share_a_name_share_no_budget_per_key(
+    make_gate: MakeGate,
+) -> None:
+    def login(request: Any) -> Principal:
+        return Principal(request.headers["x-tenant"], PrincipalKind.HOST, "1")
+
+    gate = make_gate(
+        login,
+        price=price,
+        providers={"openai": {"api_key": "sk-1"}},
+        limits={"budgets": [{"name": "each", "limit_usd": "0.20", "per": "key"}]},
+    )
+    body = {**CHAT, "max_tokens": 1}
+    statuses = [
+        (await call(gate, body, headers={"x-tenant": tenant})).status
+        for tenant in ("acme", "acme", "acme", "other")
+    ]
+    [shown] = (await admin(gate, "GET", "/budgets")).json()["budgets"]
+    await gate.aclose()
+
+    assert statuses == [200, 200, 429, 200]
+    assert [row["subject"] for row in shown["spent"]] == ["acme/1", "other/1"]
+
+
+@pytest.mark.parametrize("per", ["tag:Feature", "property:feature"])
+def test_a_tag_is_a_property(per: str) -> None:
+    budget = budget_from({"name": "x", "per": per, "limit_nanousd": 1})
+
+    assert budget.segment == "property:feature"
+
+
+@pytest.mark.parametrize("per", ["property:", "tag:", "planet", "property"])
+def test_a_budget_is_per_something_that_calls_have(per: str) -> None:
+    with pytest.raises(BadPolicyError, match="per"):
+        budget_from({"name": "x", "per": per, "limit_nanousd": 1})
+
+
+async def test_what_was_refused_is_recorded_with_the_model_it_was_for(
+    make_gate: MakeGate, log: MemoryLogSink
+) -> None:
+    gate = make_gate(limits={"rates": "1;w=3600;s=model"})
+    for _ in range(2):
+        await call(gate, CHAT, key="sk-x")
+    await gate.aclose()
+
+    assert [(each.status, each.model_requested) for each in log.records] == [
+        (200, "gpt-4o"),
+        (429, "gpt-4o"),
+    ]
