@@ -6,7 +6,7 @@ Values and look-ups only. The rows come from `providers/registry.py`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from urllib.parse import urlsplit
@@ -99,6 +99,7 @@ class Provider:
         kind: `cloud`, `aggregator` or `local`.
         endpoints: Wire format to base URL, without a slash at the end. Usable ones only.
         dormant: Those that are off until settings name the base URL (templates, loopback).
+        moved: Where they are for everybody else, if settings name another base URL.
         auth: How a key is sent: `bearer`, `x-api-key`, `x-goog-api-key`, `api-key`,
             `header:<name>` (the key alone) or `none`; anything else needs more than a header.
         other_auth: Further ways the provider takes.
@@ -118,6 +119,7 @@ class Provider:
     kind: str = "cloud"
     endpoints: Mapping[str, str] = field(default_factory=_nothing)
     dormant: Mapping[str, str] = field(default_factory=_nothing)
+    moved: Mapping[str, str] = field(default_factory=_nothing)
     auth: str = "bearer"
     other_auth: tuple[str, ...] = ()
     key_variables: tuple[str, ...] = ()
@@ -139,12 +141,12 @@ class Provider:
     @property
     def hosts(self) -> frozenset[str]:
         """The hosts of its endpoints that are https at the default port, in lower case."""
-        parts = map(urlsplit, self.endpoints.values())
-        return frozenset(
-            part.hostname
-            for part in parts
-            if part.hostname and part.scheme == "https" and part.port in (None, 443)
-        )
+        return _https_hosts(self.endpoints.values())
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Those, and the hosts by which everybody else knows it."""
+        return self.hosts | _https_hosts(self.moved.values())
 
     @property
     def base_url_variable(self) -> str:
@@ -163,6 +165,14 @@ class Provider:
     def is_dormant(self, wire_format: str) -> bool:
         """Tell whether it would serve `wire_format` if its base URL were set."""
         return _serving(self.dormant, wire_format) is not None
+
+
+def _https_hosts(urls: Iterable[str]) -> frozenset[str]:
+    return frozenset(
+        part.hostname
+        for part in map(urlsplit, urls)
+        if part.hostname and part.scheme == "https" and part.port in (None, 443)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +201,7 @@ class Registry:
         for provider in self.providers.values():
             for alias in provider.aliases:
                 names.setdefault(alias, provider)
-            for host in provider.hosts:
+            for host in provider.names:
                 hosts.setdefault(host, []).append(provider)
         names.update(self.providers)  # An id is never shadowed by somebody's alias.
         object.__setattr__(self, "_by_name", names)

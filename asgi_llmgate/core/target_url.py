@@ -66,7 +66,7 @@ def base_at(target_url: str, row: Provider, wire_format: str | None) -> str | No
         if path or (wire_format or "gemini").startswith(_UNVERSIONED):
             return f"https://{host}{path}"
         return f"https://{host}/v1"
-    if host not in row.hosts:
+    if host not in row.names:
         raise InvalidRequestError(
             f"{_HEADER} names {shown(host)}, which is no host of {row.id}.",
             code="invalid_header",
@@ -77,6 +77,11 @@ def base_at(target_url: str, row: Provider, wire_format: str | None) -> str | No
         return None
     if not path:
         return own
+    if host not in row.hosts:
+        # The operator has calls go elsewhere, and only he knows what other paths are there.
+        if any(f"{urlsplit(url).path}/".startswith(f"{path}/") for url in row.moved.values()):
+            return own
+        raise _unusable(f"has a path that {row.id} does not have here; leave it out")
     if own is not None:
         parts = urlsplit(own)
         # `https://api.groq.com/openai` is short for what the row has in full.
@@ -89,7 +94,7 @@ def _agreement(row: Provider, host: str, path: str) -> int:
     return max(
         (
             len(base.path)
-            for base in map(urlsplit, row.endpoints.values())
+            for base in map(urlsplit, (*row.endpoints.values(), *row.moved.values()))
             if base.hostname == host and f"{path}/".startswith(f"{base.path}/")
         ),
         default=-1,

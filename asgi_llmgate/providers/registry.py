@@ -111,7 +111,9 @@ def _row(provider_id: str, row: dict[str, Any]) -> Provider:
 
 def _overridden(row: Provider, override: ProviderOverride) -> Provider:
     endpoints = dict(row.endpoints)
+    moved = dict(row.moved)
     if override.base_url is not None:
+        moved = endpoints
         base_url = _checked_url(row.id, override.base_url)
         endpoints = rebased({**row.endpoints, **row.dormant}, base_url)
         if not endpoints:
@@ -131,6 +133,7 @@ def _overridden(row: Provider, override: ProviderOverride) -> Provider:
         dormant=MappingProxyType(
             {name: url for name, url in row.dormant.items() if name not in endpoints}
         ),
+        moved=MappingProxyType(moved),
         auth=auth if auth == row.auth else _checked_auth(row.id, auth),
         keys=override.keys,
         stream_usage=row.stream_usage if override.stream_usage is None else override.stream_usage,

@@ -408,6 +408,35 @@ def test_a_target_url_works_without_a_model() -> None:
     assert target.url() == "https://api.groq.com/openai/v1/models"
 
 
+MOVED = Registry(
+    MappingProxyType(
+        {
+            "groq": Provider(
+                "groq",
+                "groq",
+                endpoints={"openai-chat": "http://localhost:9000/openai/v1"},
+                moved={"openai-chat": "https://api.groq.com/openai/v1"},
+            )
+        }
+    )
+)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/openai", "/openai/v1"])
+def test_a_provider_that_was_moved_is_selected_by_its_own_host(path: str) -> None:
+    directives = Directives(target_url=f"https://api.groq.com{path}")
+    (target,) = resolve_targets(route(), "m", directives, MOVED)
+
+    assert target.provider.id == "groq"
+    assert target.url() == "http://localhost:9000/openai/v1/chat/completions"
+
+
+def test_a_path_that_nobody_said_where_it_went_is_refused() -> None:
+    directives = Directives(target_url="https://api.groq.com/openai/v2")
+    with pytest.raises(InvalidRequestError, match="leave it out"):
+        resolve_targets(route(), "m", directives, MOVED)
+
+
 def test_a_target_url_must_belong_to_the_named_provider() -> None:
     (target,) = resolve("m", provider="groq", target_url="https://api.groq.com/x/v1")
     with pytest.raises(InvalidRequestError, match="no host of openai") as caught:

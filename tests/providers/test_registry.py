@@ -273,6 +273,15 @@ def test_loopback_is_fine_if_an_operator_says_so() -> None:
     )
 
 
+def test_a_moved_provider_is_still_known_by_its_own_host() -> None:
+    registry = load_registry({"groq": ProviderOverride(base_url="http://localhost:9/openai/v1")})
+    row = registry.providers["groq"]
+
+    assert row.hosts == frozenset()
+    assert row.names == {"api.groq.com"}
+    assert registry.at_host("api.groq.com") == (row,)
+
+
 def test_formats_are_taken_literally_and_beat_the_base_url() -> None:
     row = overridden(
         "openai",
