@@ -189,6 +189,8 @@ def is_upload(content_type: bytes | None) -> bool:
 
 def likely_dialect(path: str, header_names: Iterable[bytes]) -> Dialect:
     """Guess whose API the caller speaks, for the shape of a refusal only; default OpenAI's."""
+    if "/openai/deployments/" in path:
+        return Dialect.AZURE
     route = find_route("POST", path)
     if route is not None:
         return route.dialect
@@ -197,8 +199,6 @@ def likely_dialect(path: str, header_names: Iterable[bytes]) -> Dialect:
         return Dialect.ANTHROPIC
     if b"x-goog-api-key" in names or "/v1beta/" in path:
         return Dialect.GEMINI
-    if "/openai/deployments/" in path:
-        return Dialect.AZURE
     return Dialect.BEDROCK if "/model/" in path else Dialect.OPENAI
 
 
@@ -228,7 +228,7 @@ def _check_repeats(headers: Iterable[tuple[bytes, bytes]]) -> None:
     seen = set()
     for name, _ in headers:
         if name in seen and (name in _SINGLE or name.startswith(_SINGLE_PREFIX)):
-            shown = name.decode().title()
+            shown = name.decode().title().replace("Llmgate-", "LLMGate-")
             raise _refusal(f"The header {shown} was sent more than once.", shown)
         seen.add(name)
 
