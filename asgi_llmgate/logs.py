@@ -15,21 +15,26 @@ KEY_IN_PATH = re.compile(r"/(?:lg_[^/?#\s]+|(?:[sprg]k|gsk|AIza)[-_][^/?#\s]{8,}
 
 
 class AccessLogFilter(logging.Filter):
-    """Cut queries and keys off the paths of uvicorn's access log: `?key=` is a credential."""
+    """Cut queries and keys off the paths that uvicorn logs: `?key=` is a credential."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple) and len(record.args) == 5:
-            client, method, path, version, status = record.args
-            shown = KEY_IN_PATH.sub("/***", str(path).partition("?")[0])
-            record.args = (client, method, shown, version, status)
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                KEY_IN_PATH.sub("/***", arg.partition("?")[0])
+                if isinstance(arg, str) and arg.startswith("/")
+                else arg
+                for arg in record.args
+            )
         return True
 
 
 def hide_keys_in_access_log() -> None:
     """Install the filter, once per process."""
-    access = logging.getLogger("uvicorn.access")
-    if not any(isinstance(known, AccessLogFilter) for known in access.filters):
-        access.addFilter(AccessLogFilter())
+    # WebSockets are announced by the other one.
+    for name in ("uvicorn.access", "uvicorn.error"):
+        log = logging.getLogger(name)
+        if not any(isinstance(known, AccessLogFilter) for known in log.filters):
+            log.addFilter(AccessLogFilter())
 
 
 class JsonFormatter(logging.Formatter):

@@ -25,11 +25,21 @@ def test_the_access_log_shows_no_key(path: str, shown: str) -> None:
     assert record.args == ("1.2.3.4:5", "GET", shown, "1.1", 200)
 
 
-def test_the_filter_is_installed_once() -> None:
+def test_the_line_about_a_websocket_shows_no_key() -> None:
+    text = '%s - "WebSocket %s" [accepted]'
+    args = ("1.2.3.4:5", "/v1/realtime?key=AIzaSecret")
+    record = logging.LogRecord("uvicorn.error", logging.INFO, "", 0, text, args, None)
+
+    assert AccessLogFilter().filter(record)
+    assert record.getMessage() == '1.2.3.4:5 - "WebSocket /v1/realtime" [accepted]'
+
+
+@pytest.mark.parametrize("name", ["uvicorn.access", "uvicorn.error"])
+def test_the_filter_is_installed_once(name: str) -> None:
     hide_keys_in_access_log()
     hide_keys_in_access_log()
 
-    filters = logging.getLogger("uvicorn.access").filters
+    filters = logging.getLogger(name).filters
     assert sum(isinstance(known, AccessLogFilter) for known in filters) == 1
 
 
