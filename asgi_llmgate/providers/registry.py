@@ -161,7 +161,9 @@ def _added(name: str, override: ProviderOverride) -> Provider:
         endpoints=MappingProxyType(endpoints),
         auth=_checked_auth(provider_id, override.auth or "bearer"),
         keys=override.keys,
-        stream_usage=bool(override.stream_usage),
+        # Nearly every server that speaks like OpenAI knows it by now; one that does not says so,
+        # where streams without it would be estimates that nobody notices.
+        stream_usage=override.stream_usage is not False,
         confidence="operator",
     )
 

@@ -315,8 +315,14 @@ def test_a_provider_is_added_by_a_base_url_and_a_key() -> None:
 
     assert target.url() == "https://llm.corp/v1/chat/completions"
     assert (target.provider.keys, target.provider.auth) == (keys, "bearer")
-    assert (target.provider.stream_usage, target.provider.confidence) == (False, "operator")
+    assert (target.provider.stream_usage, target.provider.confidence) == (True, "operator")
     assert len(registry.providers) == 231
+
+
+def test_an_added_provider_is_asked_for_the_usage_of_streams_unless_settings_say_not() -> None:
+    row = overridden("my-llm", base_url="https://llm.corp/v1", stream_usage=False)
+
+    assert not row.stream_usage
 
 
 def test_an_added_provider_may_have_formats_only() -> None:
