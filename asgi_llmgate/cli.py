@@ -201,6 +201,9 @@ def providers(
                 "id": provider.id,
                 "name": provider.name,
                 "formats": sorted(provider.endpoints),
+                "base_urls": dict(provider.endpoints),
+                "needs_base_url": sorted(provider.dormant),
+                "base_url_variable": provider.base_url_variable,
                 "keys": [key.id for key in provider.keys],
                 "aliases": sorted(provider.aliases),
             }
@@ -212,9 +215,11 @@ def providers(
         print(f"No provider is called anything like {search!r}.", file=sys.stderr)
         raise typer.Exit(1)
     width = max(len(str(row["id"])) for row in rows)
+    print(f"{'PROVIDER':<{width}}  KEY  SPEAKS")
     for row in rows:
-        mark = "key" if row["keys"] else "   "
-        print(f"{row['id']:<{width}}  {mark}  {', '.join(row['formats'])}")
+        mark = "key" if row["keys"] else "-  "
+        spoken = ", ".join(row["formats"]) or f"nothing until {row['base_url_variable']} is set"
+        print(f"{row['id']:<{width}}  {mark}  {spoken}")
 
 
 @config.command("check")

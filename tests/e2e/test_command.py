@@ -125,7 +125,17 @@ def test_providers_are_listed(env: dict[str, str], tmp_path: Path) -> None:
     assert len(rows) > 200
     assert rows["openai"]["keys"]
     assert not rows["anthropic"]["keys"]
+    assert rows["groq"]["base_urls"]["openai-chat"] == "https://api.groq.com/openai/v1"
     assert "canary" not in done.stdout
+
+
+def test_the_table_of_providers_says_what_one_that_is_off_needs(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    title, *lines = llmgate("providers", "azure", env=env, cwd=tmp_path).stdout.splitlines()
+
+    assert title.split() == ["PROVIDER", "KEY", "SPEAKS"]
+    assert any("LLMGATE_PROVIDERS__AZURE_OPENAI__BASE_URL" in line for line in lines)
 
 
 def test_calls_are_shown_one_by_one_and_summed_up(
