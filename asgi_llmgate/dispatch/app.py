@@ -230,7 +230,7 @@ class Dispatch:
                 if chosen is not None and chosen.override is not None:
                     body = dumps(request)
                 body, withhold = body_for(
-                    target, context, request, body, is_stream=context.is_stream
+                    target, context, request, body, is_stream=context.is_stream, query=query
                 )
         elif scope["method"] not in BODILESS or b"content-length" in context.headers:
             is_upload = True

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import parse_qsl
 
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.adapt import changes_for
@@ -17,7 +18,7 @@ from asgi_llmgate.core.targets import Target
 from asgi_llmgate.errors import InvalidRequestError
 from asgi_llmgate.protocols import RawHeaders, Timeouts
 from asgi_llmgate.providers.foreign import may_hold_foreign, without_foreign
-from asgi_llmgate.types import CallerKey
+from asgi_llmgate.types import CallerKey, Dialect, Route
 
 __all__ = [
     "body_for",
@@ -30,6 +31,9 @@ __all__ = [
 
 # Formats whose streams carry usage only if `stream_options` asks for it.
 USAGE_ON_REQUEST = frozenset({"openai-chat", "openai-completions"})
+
+# The first version of Azure's API that knows it; earlier ones refuse what they do not know.
+AZURE_SINCE = "2024-09-01"
 
 
 def credentials_for(
@@ -152,10 +156,14 @@ def body_for(
     original: bytes,
     *,
     is_stream: bool,
+    query: bytes = b"",
 ) -> tuple[bytes, bool]:
     """Return the body to send and whether its usage chunk must be withheld from the caller.
 
     The caller's own bytes go out unless something in them has to change.
+
+    Args:
+        query: Says which version of its API Azure is asked for.
     """
     changes, dropped = changes_for(target.provider, context.route.format, request)
     # Where the path names the model, what a body may say beside it is the provider's business.
@@ -166,7 +174,7 @@ def body_for(
     if may_hold_foreign(wire_format, original):
         changes |= without_foreign(wire_format, request, target.model or "")
     withhold = False
-    if is_stream and context.route.format in USAGE_ON_REQUEST:
+    if is_stream and _has_usage_on_request(context.route, query):
         options = request.get("stream_options")
         options = options if isinstance(options, dict) else {}
         wanted = context.directives.stream_usage
@@ -181,6 +189,15 @@ def body_for(
     for name in dropped:
         del changed[name]
     return dumps(changed), withhold
+
+
+def _has_usage_on_request(route: Route, query: bytes) -> bool:
+    if route.format in USAGE_ON_REQUEST:
+        return True
+    if route.dialect is not Dialect.AZURE or not route.name.endswith("completions"):
+        return False
+    version = dict(parse_qsl(query.decode("latin-1"))).get("api-version", "")
+    return version[: len(AZURE_SINCE)] >= AZURE_SINCE
 
 
 def timeouts_for(base: Timeouts, timeout_ms: int | None) -> Timeouts:

@@ -14,12 +14,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from asgi_llmgate.backends.memory import MemoryLogSink
 from asgi_llmgate.errors import ConfigurationError
 from asgi_llmgate.gateway import LLMGate
 from tests import wire
 from tests.asgi import CHAT, call
 from tests.gateway.conftest import MakeGate
-from tests.stub_upstream import Reply, StubUpstream
+from tests.stub_upstream import SSE, Reply, StubUpstream
 
 KEY = "lg_the-gateway-key"
 MODEL = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
@@ -221,6 +222,36 @@ async def test_azure_is_where_its_resource_is(
     resource = "https://corp.openai.azure.com/openai/deployments/my-gpt/chat/completions"
     assert upstream.last.url == f"{resource}?api-version=2025-04-01-preview"
     assert upstream.header("api-key") == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("version", "is_asked"),
+    [("2024-10-21", True), ("2025-04-01-preview", True), ("2024-06-01", False), ("", False)],
+)
+async def test_azure_is_asked_for_the_usage_of_a_stream_if_its_version_knows_that(
+    make_gate: MakeGate,
+    upstream: StubUpstream,
+    log: MemoryLogSink,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    is_asked: bool,
+) -> None:
+    monkeypatch.setenv("AZURE_RESOURCE_NAME", "corp")
+    events = wire.chat_events("gpt-4o", usage=is_asked)
+    upstream.script = [Reply(events, headers=SSE)]
+    exchange = await call(
+        make_gate(),
+        {**CHAT, "stream": True},
+        path=DEPLOYMENT,
+        headers={"api-key": "theirs"},
+        query=f"api-version={version}",
+    )
+
+    assert ("stream_options" in json.loads(upstream.bodies[0])) is is_asked
+    assert b'"usage": {' not in exchange.body
+    assert b"[DONE]" in exchange.body
+    assert log.records[0].usage_estimated is not is_asked
+    assert log.records[0].complete
 
 
 async def test_azure_gets_the_pooled_key_in_its_own_header(
