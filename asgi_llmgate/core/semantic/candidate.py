@@ -98,9 +98,7 @@ def _forbidden(asked: Words, supporters: Sequence[_Seen], usable: bool) -> str |
     agreeing = sum(not one.differs for one in supporters)
     if nearest.differs and agreeing < 2:
         return f"veto:{nearest.differs[0]}"
-    if all(
-        one.alike.content < LEAST_CONTENT and one.alike.dice < LEAST_DICE for one in supporters
-    ):
+    if all(one.alike.content < LEAST_CONTENT and one.alike.dice < LEAST_DICE for one in supporters):
         return "floor"
     short, long = sorted((len(asked.tokens), len(nearest.words.tokens)))
     if long > SHORT_TOKENS and short < long * LEAST_LENGTH_RATIO:

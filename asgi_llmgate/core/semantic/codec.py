@@ -1,7 +1,7 @@
 """A label as bytes, for stores.
 
-    1 version · 1 flags · 8 made_us · 4 weight · 4 similarity · 1 length of alias · 2 length of
-    answer · 1 number of features · alias · answer · features as 2-byte floats
+1 version · 1 flags · 8 made_us · 4 weight · 4 similarity · 1 length of alias · 2 length of
+answer · 1 number of features · alias · answer · features as 2-byte floats
 """
 
 from __future__ import annotations

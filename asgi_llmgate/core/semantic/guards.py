@@ -37,9 +37,7 @@ def differences(one: Words, other: Words) -> tuple[str, ...]:
         found.append("date")
     if one.ids != other.ids:
         found.append("id")
-    if one.is_negated != other.is_negated and not (
-        other.fails if one.is_negated else one.fails
-    ):
+    if one.is_negated != other.is_negated and not (other.fails if one.is_negated else one.fails):
         found.append("negation")
     if one.tokens == other.tokens:
         return tuple(found)

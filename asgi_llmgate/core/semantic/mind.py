@@ -216,9 +216,7 @@ class Mind:
             return Decision(None, False, 0.0, None, "none", (), LOOK)
         model = self.model or _PRIOR
         odds = [model.probability(one.features) for one in found]
-        best = max(
-            range(len(found)), key=lambda at: (found[at].forbidden is None, odds[at], -at)
-        )
+        best = max(range(len(found)), key=lambda at: (found[at].forbidden is None, odds[at], -at))
         chosen, probability = found[best], odds[best]
         reason = chosen.forbidden
         if reason is None and is_shared and not _is_confirmed(chosen, neighbours, principal):
@@ -306,9 +304,7 @@ def _is_hard(forbidden: str | None) -> bool:
     return forbidden is not None and forbidden.removeprefix("veto:") in HARD
 
 
-def _is_confirmed(
-    chosen: Candidate, neighbours: Sequence[Neighbour], principal: str
-) -> bool:
+def _is_confirmed(chosen: Candidate, neighbours: Sequence[Neighbour], principal: str) -> bool:
     asked_by = {
         found.alias.principal
         for found in neighbours

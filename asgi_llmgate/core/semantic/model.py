@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.float64]
 
-__all__ = ["Estimate", "Model", "Snapshot", "fit"]
+__all__ = ["Estimate", "Model", "Snapshot", "fit", "logistic"]
 
 VERSION = 1
 
@@ -137,7 +137,11 @@ class Model:
         if version != VERSION or weights != MADE_OF or not all(map(math.isfinite, numbers)):
             raise ValueError("not a model of this version")
         rest = iter(numbers[weights:])
-        return cls(numbers[:weights], [Point(*three) for three in zip(rest, rest, rest)], labels)
+        return cls(
+            numbers[:weights],
+            [Point(*three) for three in zip(rest, rest, rest, strict=True)],
+            labels,
+        )
 
 
 def fit(snapshot: Snapshot) -> Model:
@@ -148,12 +152,12 @@ def fit(snapshot: Snapshot) -> Model:
     z = np.concatenate([np.ones((len(z), 1)), z], axis=1)
     right = snapshot.is_right.astype(np.float64)
     weights = np.minimum(snapshot.weights.astype(np.float64), _MAX_WEIGHT)
-    start = np.array(prior.WEIGHTS)
-    whole = _logistic(z, right, weights, start)
+    towards = np.array(prior.WEIGHTS)
+    whole = logistic(z, right, weights, towards, towards)
     scores = np.zeros(len(z))
     fold = np.arange(len(z)) % 2 == 0
     for part in (fold, ~fold):
-        half = _logistic(z[~part], right[~part], weights[~part], whole)
+        half = logistic(z[~part], right[~part], weights[~part], whole, towards)
         scores[part] = 1 / (1 + np.exp(-np.clip(z[part] @ half, -30, 30)))
     proposed = snapshot.features[:, 0] > 0.5
     curve = _curve(scores[proposed], right[proposed], weights[proposed])
@@ -162,17 +166,22 @@ def fit(snapshot: Snapshot) -> Model:
     return Model([bias, *map(float, slopes)], curve, len(z))
 
 
-def _logistic(z: Array, right: Array, weights: Array, start: Array) -> Array:
-    """Return the weights that fit best, by iteratively reweighted least squares."""
+def logistic(
+    z: Array, right: Array, weights: Array, start: Array, towards: Array, ridge: float = _RIDGE
+) -> Array:
+    """Return the weights that fit best, by iteratively reweighted least squares.
+
+    `ridge` says how many labels' worth the belief in `towards` is. The first column of `z` is ones.
+    """
     import numpy as np
 
-    beta, towards = start.copy(), np.array(prior.WEIGHTS)
-    ridge = np.full(len(beta), _RIDGE)
-    ridge[0] = 0.1
+    beta = start.copy()
+    pull = np.full(len(beta), ridge)
+    pull[0] = 0.1
     for _ in range(_ITERATIONS):
         p = 1 / (1 + np.exp(-np.clip(z @ beta, -30, 30)))
-        gradient = z.T @ (weights * (right - p)) - ridge * (beta - towards)
-        hessian = (z.T * (weights * p * (1 - p) + 1e-9)) @ z + np.diag(ridge)
+        gradient = z.T @ (weights * (right - p)) - pull * (beta - towards)
+        hessian = (z.T * (weights * p * (1 - p) + 1e-9)) @ z + np.diag(pull)
         step = np.linalg.solve(hessian, gradient)
         beta += step * min(1.0, 5.0 / float(np.linalg.norm(step) + 1e-12))
         if float(np.abs(step).max()) < 1e-4:

@@ -142,7 +142,13 @@ class Replay:
     """
 
     def __init__(
-        self, policy: Policy, *, dims: int, judge: Judge | None = None, limit: int = 10, seed: int = 0
+        self,
+        policy: Policy,
+        *,
+        dims: int,
+        judge: Judge | None = None,
+        limit: int = 10,
+        seed: int = 0,
     ) -> None:
         self.policy = policy
         self.judge = judge or str.__eq__
@@ -153,9 +159,7 @@ class Replay:
         self.asked = 0
 
     def ask(self, asked: Asked) -> Outcome:
-        decision = self.policy.decide(
-            asked.question, self.shelf.nearest(asked.vector, self.limit)
-        )
+        decision = self.policy.decide(asked.question, self.shelf.nearest(asked.vector, self.limit))
         self.asked += 1
         if decision.neighbour is None:
             self._add(asked)

@@ -20,7 +20,7 @@ __all__ = ["Verdict", "compare"]
 
 SAME_AT = 0.93
 DIFFERENT_BELOW = 0.60
-# Of longer answers a few words say little about the whole, and two that say the same differ in some.
+# In longer answers that say the same, some number often differs.
 SHORT_TOKENS = 60
 
 _LIST_MARK = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+", re.MULTILINE)
@@ -80,7 +80,9 @@ def _json(text: str) -> dict[str, Any] | list[Any] | None:
 def _compare_json(one: object, other: object) -> Verdict:
     """Strings that differ may still say the same; all else may not differ."""
     if isinstance(one, str) and isinstance(other, str):
-        return Verdict.SAME if _plain(one).casefold() == _plain(other).casefold() else Verdict.UNSURE
+        return (
+            Verdict.SAME if _plain(one).casefold() == _plain(other).casefold() else Verdict.UNSURE
+        )
     if isinstance(one, dict) and isinstance(other, dict):
         if one.keys() != other.keys():
             return Verdict.DIFFERENT

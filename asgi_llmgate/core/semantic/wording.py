@@ -29,8 +29,8 @@ _VOLATILE = re.compile(
 _ACTION = re.compile(
     r"^(?:please |kindly |hey |hi |ok |now |just |(?:can|could|would|will) you (?:please )?"
     r"|i(?:'d| would)? (?:want|like|need) (?:you )?to )*"
-    r"(?:cancel|transfer|send|pay|delete|remove|close|shut down|freeze|lock|block|stop|refund|dispute"
-    r"|buy|sell|move|withdraw|deposit|wire|raise|increase|submit|approve|unsubscribe|deactivate"
+    r"(?:cancel|transfer|send|pay|delete|remove|close|shut down|freeze|lock|block|stop|refund"
+    r"|dispute|buy|sell|move|withdraw|deposit|wire|raise|increase|submit|approve|unsubscribe|deactivate"
     r"|(?:file|open) a dispute)\b.*(?:\bmy\b|\bthis\b|\bthat\b|\bit\b|\bi just\b|[$€£]|\d)"
 )
 
@@ -39,7 +39,7 @@ def unfit(question: str) -> str | None:
     """Return why only the same words may be answered from the cache; None if others may be."""
     if len(question) > MAX_CHARS:
         return "long"
-    text = " ".join(question.lower().replace("’", "'").split())
+    text = " ".join(question.lower().replace("\u2019", "'").split())
     if _VOLATILE.search(text):
         return "volatile"
     if _ACTION.match(text):

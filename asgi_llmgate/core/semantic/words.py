@@ -20,20 +20,23 @@ __all__ = ["MAX_CHARS", "Words", "grams", "stem", "words"]
 MAX_CHARS = 4_000
 """Of a longer text only the beginning is looked at."""
 
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d+(?:[.,:/]\d+)*")
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+(?:[.,:/]\d+)*")
 _ID = re.compile(
     r"\b(?:[^\W\d_]+[-_]?\d[\w-]*|\d+[^\W\d][\w-]*)\b"
     r"|[\w.+-]+@[\w-]+\.[\w.]+|https?://\S+|`[^`]+`|\"[^\"]{1,60}\""
 )
 _UNIT = re.compile(r"(\d[\d.,:]*)(?:st|nd|rd|th|(" + "|".join(UNITS) + r"))", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![^\W\d_])\d[\d,]*(?:[.:/]\d+)*")
-_NAME = re.compile(r"[^\W_][\w'’&-]*")
-_ENDS_SENTENCE = frozenset(".?!:;\n\"“(")
+_NAME = re.compile(r"[^\W_][\w'&-]*")
+_ENDS_SENTENCE = frozenset('.?!:;\n"\u201c(')
 _SUFFIXES = ("ing", "edly", "ies", "ed", "es", "ly", "s")
-_QUESTION_WORDS = (
-    "who whom whose when where why how-many how-much how-long how-old how-far how-often how which "
-    "what is are can does do should will"
-).split()
+_QUESTION_WORDS = frozenset(
+    {
+        *("how-many", "how-much", "how-long", "how-old", "how-far", "how-often", "how", "who"),
+        *("whom", "whose", "when", "where", "why", "which", "what", "is", "are", "can", "does"),
+        *("do", "should", "will"),
+    }
+)
 
 
 class Words(NamedTuple):
@@ -68,7 +71,7 @@ class Words(NamedTuple):
 
 @lru_cache(maxsize=8192)
 def words(text: str) -> Words:
-    text = text[:MAX_CHARS].replace("’", "'")
+    text = text[:MAX_CHARS].replace("\u2019", "'")
     tokens = tuple(word.lower() for word in _WORD.findall(text))
     vocabulary = frozenset(tokens)
     content = tuple(stem(word) for word in tokens if word not in STOP_WORDS)
@@ -109,9 +112,7 @@ def stem(word: str) -> str:
 def _numbers_and_ids(text: str) -> tuple[tuple[str, ...], frozenset[str]]:
     # "5kg", "3pm" and "2nd" are numbers that have a unit, no ids.
     text = _UNIT_AT.sub(lambda found: f"{found[1]} {found[2] or ''} ", text)
-    ids = []
-    for found in _ID.findall(text):
-        ids.append(found.lower().strip('"`').rstrip(".?!,"))
+    ids = [found.lower().strip('"`').rstrip(".?!,") for found in _ID.findall(text)]
     rest = _ID.sub(" ", text)
     numbers = [number.replace(",", "").rstrip(".:/") for number in _NUMBER.findall(rest)]
     numbers += [NUMBERS[word] for word in map(str.lower, _WORD.findall(rest)) if word in NUMBERS]
@@ -148,8 +149,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 def _asks(tokens: tuple[str, ...]) -> str:
-    begin = "-".join(tokens[:2])
-    for word in _QUESTION_WORDS:
-        if begin == word or tokens[:1] == (word,):
-            return word
+    for begin in ("-".join(tokens[:2]), *tokens[:1]):
+        if begin in _QUESTION_WORDS:
+            return begin
     return ""
