@@ -36,6 +36,7 @@ from asgi_llmgate.upstream.demo import DEMO_BASE_URL
 
 if TYPE_CHECKING:
     from asgi_llmgate.backends.journal import JournalLogSink
+    from asgi_llmgate.backends.request_ids import SqliteRequestIds
 
 __all__ = [
     "board_of",
@@ -49,6 +50,7 @@ __all__ = [
     "limits_of",
     "prices_of",
     "registry_of",
+    "request_ids_of",
     "secrets_of",
     "targets_of",
     "timeouts_of",
@@ -101,6 +103,17 @@ def board_of(settings: Settings) -> Board:
             f'HINT: run `pip install "asgi-llmgate[{extra}]"`.'
         ) from None
     return SqliteBoard(settings.data_dir)
+
+
+def request_ids_of(settings: Settings) -> SqliteRequestIds | None:
+    """Return where ids of callers' own are kept; None in a base install, which has no SQLite."""
+    try:
+        from asgi_llmgate.backends.request_ids import SqliteRequestIds
+    except ModuleNotFoundError as error:
+        if error.name != "apsw":
+            raise
+        return None
+    return SqliteRequestIds(settings.data_dir)
 
 
 def cache_store_of(settings: Settings) -> CacheStore:

@@ -46,6 +46,7 @@ from asgi_llmgate.assemble import (
     limits_of,
     prices_of,
     registry_of,
+    request_ids_of,
     secrets_of,
     targets_of,
     timeouts_of,
@@ -250,8 +251,10 @@ class LLMGate:
             ietf_headers=settings.limits.ietf_headers,
             count=count,
         )
+        ids = self._request_ids = request_ids_of(settings)
         tagging = TaggingMiddleware(
             limiting,
+            claim=ids.claim if ids is not None else None,
             signing_key=signed,
             baggage=settings.tags.baggage,
             max_property_names=settings.tags.max_property_names,
@@ -464,6 +467,8 @@ class LLMGate:
                 await self.log.flush()
         if "_stack" in made and self._auth.keyring is not None:
             await self._auth.keyring.aclose()
+        if "_stack" in made and self._request_ids is not None:
+            await self._request_ids.aclose()
         if "control" in made:
             await self.control.aclose()
         if "_cache_store" in made and self._given_cache_store is None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import TypeAlias
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.tags import User, derive_tags, find_user
 from asgi_llmgate.core.trace import DEFAULT_BAGGAGE, read_trace
+from asgi_llmgate.errors import BackendError
 from asgi_llmgate.middleware._base import GatewayMiddleware
 from asgi_llmgate.middleware._names import Names
 from asgi_llmgate.middleware._signed import SigningKey, signed_users
 from asgi_llmgate.protocols import Count
 
 __all__ = ["TaggingMiddleware"]
+
+logger = logging.getLogger("asgi_llmgate")
+
+Claim: TypeAlias = Callable[[str, str], Awaitable[bool]]
+"""Tenant and id to whether the id is new. Raises `BackendError`."""
 
 # A caller's own request id stays unique per tenant; this many are remembered, per process.
 REMEMBERED_IDS = 10_000
@@ -38,6 +46,8 @@ class TaggingMiddleware(GatewayMiddleware):
         max_property_names: How many names of properties a tenant may have; what comes later is
             not kept, so that a name made up per call does not fill every table. Per process.
         count: Where conflicts and dropped properties are counted.
+        claim: Takes an id for a call of a tenant, and says whether it was still to be had. By
+            default each process knows only those that it has seen itself.
         paths: Endpoints of one's own, for example `{"/api/chat": "openai-chat"}`.
     """
 
@@ -51,9 +61,11 @@ class TaggingMiddleware(GatewayMiddleware):
         baggage: Collection[str] = DEFAULT_BAGGAGE,
         max_property_names: int = 200,
         count: Count | None = None,
+        claim: Claim | None = None,
         paths: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(app, paths=paths)
+        self._claim = claim
         self._seen_ids: dict[tuple[str, str], None] = {}
         self._signed = signed_users(signing_key)
         self._baggage = frozenset(name.lower() for name in baggage)
@@ -65,7 +77,7 @@ class TaggingMiddleware(GatewayMiddleware):
     ) -> None:
         directives = context.directives
         if directives.request_id is not None:
-            self._name(context, directives.request_id)
+            await self._name(context, directives.request_id)
         request = None
         if context.route.is_json:
             request = await context.body.json()
@@ -87,15 +99,24 @@ class TaggingMiddleware(GatewayMiddleware):
         context.tags = tags
         await self.app(scope, receive, send)
 
-    def _name(self, context: GatewayContext, wanted: str) -> None:
+    async def _name(self, context: GatewayContext, wanted: str) -> None:
         key = (context.principal.tenant if context.principal else "", wanted)
-        if key in self._seen_ids:
+        if key in self._seen_ids or not await self._is_new(key):
             context.warn("Request-Id was used before; this call has an id of its own")
             return
-        self._seen_ids[key] = None
+        context.id = wanted
+
+    async def _is_new(self, key: tuple[str, str]) -> bool:
+        self._seen_ids[key] = None  # Before the question, for its repeat may come meanwhile.
         if len(self._seen_ids) > REMEMBERED_IDS:
             del self._seen_ids[next(iter(self._seen_ids))]
-        context.id = wanted
+        if self._claim is None:
+            return True
+        try:
+            return await self._claim(*key)
+        except BackendError as error:
+            logger.warning("ids of calls are known to this process only: %s", error)
+            return True
 
     def _note_conflict(self, user: User, context: GatewayContext) -> None:
         """Say that somebody else was named than who it is."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 from starlette.types import Message
 
 from asgi_llmgate.backends.memory import MemoryLogSink
+from asgi_llmgate.backends.request_ids import REQUEST_IDS_FILE
 from asgi_llmgate.errors import UpstreamBrokenError, UpstreamConnectError, UpstreamTimeoutError
 from tests import wire
 from tests.asgi import CHAT, call, http_scope
@@ -343,6 +345,34 @@ async def test_a_request_id_is_taken_once_per_tenant(
     assert (first, third) == ("order-7", "order-7")
     assert second != "order-7"
     assert "Request-Id" in again.headers["llmgate-warnings"]
+
+
+async def test_a_request_id_is_taken_once_by_all_workers_of_a_folder(
+    make_gate: MakeGate, log: MemoryLogSink
+) -> None:
+    one, other = make_gate(), make_gate()
+    headers = {"LLMGate-Request-Id": "order-7"}
+
+    await call(one, CHAT, key="sk-x", headers=headers)
+    again = await call(other, CHAT, key="sk-x", headers=headers)
+
+    first, second = (record.id for record in log.records)
+    assert first == "order-7" != second
+    assert again.headers["llmgate-id"] == second
+    assert "Request-Id" in again.headers["llmgate-warnings"]
+    for gate in (one, other):
+        await gate.aclose()
+
+
+async def test_a_request_id_is_taken_although_nobody_can_be_asked(
+    make_gate: MakeGate, log: MemoryLogSink, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / REQUEST_IDS_FILE).mkdir()
+    exchange = await call(make_gate(), CHAT, key="sk-x", headers={"LLMGate-Request-Id": "order-7"})
+
+    assert exchange.status == 200
+    assert log.records[0].id == "order-7"
 
 
 async def test_a_timeout_may_be_tightened_but_not_loosened(
