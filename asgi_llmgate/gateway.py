@@ -52,6 +52,7 @@ from asgi_llmgate.assemble import (
     timeouts_of,
     webhooks_of,
 )
+from asgi_llmgate.backends.batching import BatchingSink
 from asgi_llmgate.backends.metrics import Metrics
 from asgi_llmgate.backends.upstreams_shared import Board, SharedHealth
 from asgi_llmgate.budgets import BudgetAlerts, Budgets
@@ -132,6 +133,7 @@ class LLMGate:
     ) -> None:
         self.settings = settings if settings is not None else load_settings()
         self.draining = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_warm = False
         self._owns_process = False
         self._warmer: threading.Thread | None = None
@@ -431,7 +433,7 @@ class LLMGate:
             # Keys seen before work without it, and it may come back: no reason not to start.
             logger.error("%s; virtual keys are refused until it answers", error)
         self._start_warming()
-        on_sigterm(self._drain)
+        self._watch_sigterm()
 
     def _start_warming(self) -> threading.Thread:
         if self._warmer is None:
@@ -445,13 +447,27 @@ class LLMGate:
             self.price.load()
 
     async def _warm_up(self) -> None:
+        if self._loop is None:
+            self._watch_sigterm()
         await asyncio.to_thread(self._start_warming().join)
         if self._owns_process and not self._is_warm:
             calm_collector()
         self._is_warm = True
 
+    def _watch_sigterm(self) -> None:
+        """Notice that the server is stopped; a mounted gateway learns of it in no other way."""
+        self._loop = asyncio.get_running_loop()
+        on_sigterm(self._drain)
+
     def _drain(self) -> None:
+        """Called in the middle of anything, so that only the loop may do more than note it."""
         self.draining = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hasten)
+
+    def _hasten(self) -> None:
+        if isinstance(log := self.__dict__.get("log"), BatchingSink):
+            log.hasten()
 
     async def aclose(self) -> None:
         """Write out what is queued and close what this gateway opened itself. Safe twice."""

@@ -98,6 +98,7 @@ class BatchingSink(ABC):
         self._accepted = 0
         self._settled = 0
         self._closed = False
+        self._is_hasty = False
         self._giving_up = False
         self._pause_s = FIRST_PAUSE_S
         self._last_error: BackendError | None = None
@@ -127,7 +128,10 @@ class BatchingSink(ABC):
                 self._queued_bytes += size
                 self._accepted += 1
         if not dropped:
-            self._flusher.wake()
+            if self._is_hasty:
+                self._flusher.hurry()
+            else:
+                self._flusher.wake()
         elif self.metrics is not None:
             self.metrics.observe(record)
 
@@ -150,6 +154,15 @@ class BatchingSink(ABC):
         self._flusher.hurry()
         with self._settled_changed:
             return self._settled_changed.wait_for(lambda: self._settled >= target, timeout_s)
+
+    def hasten(self, timeout_s: float = 1.0) -> bool:
+        """Write out what is queued, and from now on every record at once.
+
+        For when the process is about to end without telling: a server that was stopped by a signal
+        raises it again when it is done, and nothing runs after that. False if it took too long.
+        """
+        self._is_hasty = True
+        return self.flush_blocking(timeout_s)
 
     async def aclose(self) -> None:
         """Write out what is queued, for 5 s at most; what is left then counts as dropped."""

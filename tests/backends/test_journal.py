@@ -14,6 +14,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from asgi_llmgate.backends import batching
 from asgi_llmgate.backends.batching import BATCH_RECORDS
 from asgi_llmgate.backends.journal import JournalLogSink
 from asgi_llmgate.backends.journal_reader import JournalReader
@@ -324,3 +325,17 @@ def test_writers_in_several_threads_lose_and_double_nothing(
 
     ids = [record.id for record in stored(tmp_path)]
     assert sorted(ids) == sorted(f"{name}-{n}" for name in range(4) for n in range(500))
+
+
+async def test_a_hasty_journal_gathers_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "INTERVAL_S", 600)
+    journal = JournalLogSink(tmp_path)
+    journal.write(make_record(id="queued"))
+
+    assert journal.hasten(10)
+    assert journal.queue_length == 0
+    journal.write(make_record(id="later"))
+    wait_until(lambda: journal.queue_length == 0)
+    await journal.aclose()

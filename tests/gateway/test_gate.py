@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.types import Message
 
+from asgi_llmgate.backends import batching
+from asgi_llmgate.backends.journal_reader import JournalReader
 from asgi_llmgate.backends.memory import MemoryLogSink
 from asgi_llmgate.gateway import LLMGate
 from asgi_llmgate.keyfile import admin_token
+from asgi_llmgate.settings import load_settings
 from tests.asgi import CHAT, call
 from tests.gateway.conftest import MakeGate
 from tests.stub_upstream import StubUpstream
@@ -161,3 +167,27 @@ async def test_other_sites_may_call_only_where_settings_name_them(make_gate: Mak
     assert answered.headers[allowed] == "https://app.example"
     assert allowed not in other.headers
     assert allowed not in unnamed.headers
+
+
+async def test_a_mounted_gateway_writes_its_log_when_its_server_is_told_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody tells it anything else, and after the signal there may be no exit to wait for."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # As a server has one.
+    monkeypatch.setattr(batching, "INTERVAL_S", 600)
+    gate = LLMGate(load_settings(data_dir=tmp_path), upstream=StubUpstream())
+    try:
+        await call(gate, CHAT, key="sk-x")
+        waiting = JournalReader(tmp_path).exists
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0)  # The signal's own turn of the loop.
+        await asyncio.sleep(0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    reader = JournalReader(tmp_path)
+    records, _ = reader.tail(10)
+
+    assert not waiting
+    assert [record.status for record in records] == [200]
+    reader.close()
+    await gate.aclose()
