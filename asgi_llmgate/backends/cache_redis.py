@@ -139,7 +139,7 @@ class RedisCacheStore:
 
     async def bump(self, names: Sequence[str]) -> None:
         # Not held off by the breaker: an invalidation is worth the wait.
-        await self._guard.once(lambda: _bump(self._client, self._keys(names)), BATCH_TIMEOUT_S)
+        await self._guard.once(lambda: _bump(self._client, self._keys(names)))
 
     def bump_blocking(self, names: Sequence[str]) -> None:
         pool = self._client.connection_pool
@@ -194,7 +194,7 @@ class RedisCacheStore:
 
     async def delete(self, key: CacheKey) -> bool:
         names = [self._entry(key, slot) for slot in range(MAX_SLOTS)]
-        return bool(await self._guard.once(lambda: self._client.delete(*names), BATCH_TIMEOUT_S))
+        return bool(await self._guard.once(lambda: self._client.delete(*names)))
 
     async def delete_older(self, created_before_us: int, *, partition: str | None = None) -> int:
         removed = 0
@@ -240,7 +240,7 @@ class RedisCacheStore:
         pipe = self._client.pipeline(transaction=False)
         for name in names:
             ask(pipe, name)
-        answers: list[Any] = await self._guard.once(pipe.execute, BATCH_TIMEOUT_S)
+        answers: list[Any] = await self._guard.once(pipe.execute)
         return answers
 
     async def aclose(self) -> None:

@@ -6,7 +6,6 @@ number is never given twice, whatever became of the file.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +29,8 @@ CREATE INDEX IF NOT EXISTS labels_partition ON labels(partition, number);
 CREATE TABLE IF NOT EXISTS models(partition TEXT PRIMARY KEY, version INTEGER, model BLOB);
 CREATE TABLE IF NOT EXISTS epochs(partition TEXT PRIMARY KEY, epoch INTEGER);
 CREATE TABLE IF NOT EXISTS base(value INTEGER);
-INSERT INTO base SELECT {now_us} WHERE NOT EXISTS (SELECT 1 FROM base);
+INSERT INTO base
+    SELECT CAST(unixepoch('subsec') * 1000000 AS INTEGER) WHERE NOT EXISTS (SELECT 1 FROM base);
 INSERT INTO sqlite_sequence SELECT 'labels', value FROM base
     WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'labels');
 PRAGMA user_version = 1;
@@ -79,8 +79,7 @@ class SqliteLabelStore:
     """
 
     def __init__(self, folder: Path, *, window: int = DEFAULT_WINDOW) -> None:
-        schema = SCHEMA.format(now_us=time.time_ns() // 1000)
-        self._file = SharedFile(Path(folder) / LABELS_FILE, schema)
+        self._file = SharedFile(Path(folder) / LABELS_FILE, SCHEMA)
         self._window = window
 
     async def append(self, partition: str, labels: Sequence[bytes]) -> None:

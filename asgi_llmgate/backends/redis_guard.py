@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import BlockingConnectionPool
@@ -29,6 +30,8 @@ BATCH_TIMEOUT_S = 1.0
 # More would not make one event loop faster.
 MAX_CONNECTIONS = 32
 OPEN_S = 1.0
+
+_NOT_IN_URL = {"decode_responses", "protocol"}
 
 
 class RedisGuard:
@@ -68,10 +71,10 @@ class RedisGuard:
             if is_probe:
                 self._is_probing = False
 
-    async def once(self, act: Callable[[], Awaitable[T]], timeout_s: float = BATCH_TIMEOUT_S) -> T:
-        """Ask Redis whatever the breaker says."""
+    async def once(self, act: Callable[[], Awaitable[T]], timeout_s: float | None = None) -> T:
+        """Ask Redis whatever the breaker says; by default with the patience of an operator."""
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s or max(BATCH_TIMEOUT_S, self.timeout_s)):
                 return await act()
         except (RedisError, OSError, TimeoutError) as error:
             raise failure(error) from error
@@ -79,8 +82,11 @@ class RedisGuard:
 
 def redis_client(url: str, *, timeout_s: float) -> Redis:
     """Return a client that gives up after `timeout_s` and does not try again. Yours to close."""
+    # What stands in a URL would win over what is asked for here.
+    parts = urlsplit(url)
+    query = [pair for pair in parse_qsl(parts.query) if pair[0] not in _NOT_IN_URL]
     pool = BlockingConnectionPool.from_url(
-        url,
+        parts._replace(query=urlencode(query)).geturl(),
         timeout=timeout_s,
         protocol=2,
         socket_timeout=timeout_s,
@@ -92,9 +98,6 @@ def redis_client(url: str, *, timeout_s: float) -> Redis:
         # Else each new connection reads the metadata of an installed package, on the loop.
         driver_info=None,
     )
-    # What stands in a URL wins over what is asked for.
-    pool.connection_kwargs["protocol"] = 2
-    pool.connection_kwargs.pop("decode_responses", None)
     client: Redis = Redis.from_pool(pool)
     return client
 

@@ -13,6 +13,7 @@ from asgi_llmgate.core.semantic.alias import Alias, Vector
 DIMS = 16
 SCOPE = "a" * 64
 OTHER = "b" * 64
+TEST_PREFIX = "llmgate-test:"
 SOON_US = 10**9
 
 
