@@ -82,6 +82,7 @@ class GatewayContext:
         "body",
         "cache",
         "cache_reason",
+        "cache_similarity",
         "caller_key",
         "client_left",
         "complete",
@@ -148,6 +149,8 @@ class GatewayContext:
         self.cache: CacheStatus | None = None
         # Why the cache had no part in the call, or had less than it could.
         self.cache_reason: str | None = None
+        # Cosine with the nearest question of those that were compared by meaning.
+        self.cache_similarity: float | None = None
         # Of an answer that was paid for by another call: that call, what it cost, how long it took.
         self.original_id: str | None = None
         self.saved_nanousd: int | None = None

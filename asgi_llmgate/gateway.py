@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asgi_llmgate._asgi.lifespan import on_sigterm, serve_lifespan
 from asgi_llmgate._asgi.respond import send_plain_error
-from asgi_llmgate.acting import acting_principal
+from asgi_llmgate.acting import acting_as, acting_principal
 from asgi_llmgate.api.budgets import budget_routes
 from asgi_llmgate.api.cache import cache_routes
 from asgi_llmgate.api.ingest import ingest_routes
@@ -82,12 +82,14 @@ from asgi_llmgate.middleware.idempotency import IdempotencyMiddleware
 from asgi_llmgate.middleware.limits import LimitsMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware
 from asgi_llmgate.middleware.policy import PolicyMiddleware
+from asgi_llmgate.middleware.semantic import SemanticTier
 from asgi_llmgate.middleware.tagging import TaggingMiddleware
 from asgi_llmgate.path_key import masked, with_path_key
 from asgi_llmgate.pricing import Prices
 from asgi_llmgate.process import calm_collector
 from asgi_llmgate.protocols import Authenticate, CacheStore, LimitStore, LogSink, Price, Upstream
 from asgi_llmgate.resilience import health_of, moves_of, pools_of, retry_of
+from asgi_llmgate.semantic_cache import semantic_tier_of
 from asgi_llmgate.settings import Settings, load_settings
 from asgi_llmgate.types import Principal, PrincipalKind
 from asgi_llmgate.upstream.demo import DemoUpstream
@@ -96,6 +98,10 @@ from asgi_llmgate.upstream.make import make_upstream
 __all__ = ["LLMGate", "standalone"]
 
 logger = logging.getLogger("asgi_llmgate")
+
+# Who makes the gateway's own calls: embeddings and verdicts of the semantic cache.
+ITSELF = Principal("llmgate", PrincipalKind.HOST, "semantic-cache")
+OWN_HEADERS = {"LLMGate-Cache-Enabled": "false", "LLMGate-Property-Purpose": "semantic-cache"}
 
 NO_WEBSOCKET = "llmgate relays HTTP only; the realtime API is not available through it"
 
@@ -117,6 +123,8 @@ class LLMGate:
         cache_store: Where answers are kept; defaults to Redis if the settings name one, else to
             the data folder. Yours to close.
         limit_store: Where limits are counted; likewise.
+        semantic: Finds questions that mean the same; defaults to what the settings say. Yours to
+            close, with what it was made of.
     """
 
     def __init__(
@@ -130,6 +138,7 @@ class LLMGate:
         policies: Sequence[RoutePolicy] = (),
         cache_store: CacheStore | None = None,
         limit_store: LimitStore | None = None,
+        semantic: SemanticTier | None = None,
     ) -> None:
         self.settings = settings if settings is not None else load_settings()
         self.draining = False
@@ -143,6 +152,8 @@ class LLMGate:
         self._given_price = price
         self._given_cache_store = cache_store
         self._given_limit_store = limit_store
+        self._given_semantic = semantic
+        self._own_client: Any = None
         self.cache = Cache(lambda: self._cache_store, lambda: cache_secret_of(self.settings))
         self._policies = (*policies, *(each.policy() for each in self.settings.policies))
         hide_keys_in_access_log()
@@ -189,6 +200,33 @@ class LLMGate:
         return self._given_cache_store or cache_store_of(self.settings)
 
     @cached_property
+    def _semantic(self) -> SemanticTier | None:
+        if self._given_semantic is not None:
+            return self._given_semantic
+        return semantic_tier_of(self.settings, post=self._post, count=self.metrics.count)
+
+    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Make a call of the gateway's own: it is policed, priced and logged like any other.
+
+        Raises:
+            BackendError: it got no answer.
+        """
+        library = http_library()
+        if self._own_client is None:
+            self._own_client = self.http_client(library=library, principal=ITSELF)
+        try:
+            with acting_as(ITSELF):
+                answer = await self._own_client.post(path, json=body, headers=OWN_HEADERS)
+            if answer.status_code != 200:
+                raise BackendError(f"{path} answered {answer.status_code}")
+            told = answer.json()
+        except (library.HTTPError, ValueError) as error:
+            raise BackendError(f"{path}: {type(error).__name__}") from error
+        if not isinstance(told, dict):
+            raise BackendError(f"{path} answered with no object")
+        return told
+
+    @cached_property
     def _limit_store(self) -> LimitStore:
         return self._given_limit_store or limit_store_of(self.settings, self.metrics.count)
 
@@ -229,6 +267,7 @@ class LLMGate:
             store=self._cache_store,
             secret=cache_secret_of(settings),
             policy=cache_policy_of(settings),
+            semantic=self._semantic,
             price=self.price,
             left_out=NOT_IN_KEY | ATTRIBUTION,
             data_versions=[settings.cache.data_version] if settings.cache.data_version else [],
@@ -487,6 +526,16 @@ class LLMGate:
             await self._request_ids.aclose()
         if "control" in made:
             await self.control.aclose()
+        if "_semantic" in made and self._semantic is not None:
+            await self._semantic.aclose()
+            if self._given_semantic is None:
+                await self._semantic.index.aclose()
+                await self._semantic.labels.aclose()
+                await self._semantic.embedder.aclose()
+                del made["_semantic"]
+        if self._own_client is not None:
+            await self._own_client.aclose()
+            self._own_client = None
         if "_cache_store" in made and self._given_cache_store is None:
             await self._cache_store.aclose()
             del made["_cache_store"]

@@ -23,6 +23,7 @@ from asgi_llmgate.assemble import (
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.middleware.cache import CacheMiddleware as _CacheMiddleware
 from asgi_llmgate.middleware.logging import LoggingMiddleware as _LoggingMiddleware
+from asgi_llmgate.semantic_cache import semantic_tier_of
 from asgi_llmgate.settings import load_settings
 
 __all__ = ["CacheMiddleware", "LoggingMiddleware"]
@@ -66,6 +67,8 @@ class CacheMiddleware(_CacheMiddleware):
             policy=replace(cache_policy_of(settings), is_on=True),
             namespace=by_authorization,
             proves=True,
+            # The server inside computes as well, so this one embeds only where that is asked for.
+            semantic=None if settings.cache.mode == "auto" else semantic_tier_of(settings),
             price=prices_of(settings),
             max_bytes=settings.cache.max_answer_bytes,
         )

@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -41,6 +40,8 @@ from asgi_llmgate.core.policy import RoutePolicy
 from asgi_llmgate.core.policy_table import PolicyTable
 from asgi_llmgate.core.trace import DEFAULT_BAGGAGE
 from asgi_llmgate.errors import ConfigurationError
+from asgi_llmgate.settings_cache import CacheSettings, SemanticSettings
+from asgi_llmgate.settings_parts import GIB, MIB, CommaList, Section, split_commas
 
 __all__ = [
     "AuthSettings",
@@ -59,6 +60,7 @@ __all__ = [
     "ProviderSettings",
     "RateSettings",
     "RetrySettings",
+    "SemanticSettings",
     "Settings",
     "TagSettings",
     "TimeoutSettings",
@@ -66,16 +68,6 @@ __all__ = [
     "config_path",
     "load_settings",
 ]
-
-MIB = 1024 * 1024
-GIB = 1024 * MIB
-
-
-def _split(value: object) -> object:
-    """Read a comma-separated list, as environment variables have it."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
 
 
 def _named_keys(value: object) -> object:
@@ -95,13 +87,8 @@ def _named_keys(value: object) -> object:
     return keys
 
 
-CommaList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
-SecretList = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)]
+SecretList = Annotated[list[SecretStr], NoDecode, BeforeValidator(split_commas)]
 NamedKeys = Annotated[dict[str, SecretStr], NoDecode, BeforeValidator(_named_keys)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ProviderKey(Section):
@@ -240,33 +227,6 @@ class PolicySettings(Section):
 
     def policy(self) -> RoutePolicy:
         return RoutePolicy(**{name: getattr(self, name) for name in type(self).model_fields})
-
-
-class CacheSettings(Section):
-    """Seconds and bytes."""
-
-    enabled: bool = False
-    """Used unless a request says otherwise; else only if it asks."""
-    mode: Literal["exact", "semantic"] = "exact"
-    ttl: float = Field(7 * 86_400, gt=0, le=365 * 86_400)
-    soft_ttl: float | None = Field(None, gt=0)
-    """From this age on an answer is given as STALE while it is refreshed."""
-    keep_stale: float = Field(86_400, ge=0)
-    max_bytes: int = Field(GIB, gt=0)
-    max_answer_bytes: int = Field(8 * MIB, gt=0)
-    tags: CommaList = []
-    data_version: str | None = None
-    serve_fallbacks: bool = False
-
-    @field_validator("mode")
-    @classmethod
-    def _is_built(cls, mode: str) -> str:
-        # Taken and answered by the exact tier, it would promise hits that never come.
-        if mode != "exact":
-            raise ValueError(
-                f"{mode} is not available in this version; write exact or leave it out"
-            )
-        return mode
 
 
 class RateSettings(Section):

@@ -24,6 +24,7 @@ def cache_headers(
     ttl_s: int | None = None,
     age_s: int | None = None,
     slot: int | None = None,
+    similarity: float | None = None,
     is_collapsed: bool = False,
     for_helicone: bool = False,
 ) -> RawHeaders:
@@ -33,6 +34,7 @@ def cache_headers(
         reason: In our own words: printable ASCII without quotes.
         ttl_s: How long the answer will still be given; negative if it is past its time.
         slot: Which of several answers it is, where the caller asked for several.
+        similarity: Cosine with the nearest question that was asked before.
     """
     is_hit = status in (CacheStatus.HIT, CacheStatus.STALE)
     told = ["llmgate"]
@@ -60,6 +62,8 @@ def cache_headers(
         headers.append((b"age", b"%d" % age_s))
     if slot is not None:
         headers.append((b"llmgate-cache-bucket-idx", b"%d" % slot))
+    if similarity is not None:
+        headers.append((b"llmgate-cache-similarity", b"%.4f" % similarity))
     if for_helicone:
         # Helicone knows two words.
         headers.append((b"helicone-cache", b"HIT" if is_hit else b"MISS"))

@@ -20,13 +20,24 @@ import orjson
 
 from asgi_llmgate.core.json import JSONError
 
-__all__ = ["ATTRIBUTION", "NOT_IN_KEY", "CacheKey", "Question", "cache_key", "partition"]
+__all__ = [
+    "ATTRIBUTION",
+    "NOT_IN_KEY",
+    "CacheKey",
+    "Question",
+    "answer_key",
+    "cache_key",
+    "is_exact",
+    "partition",
+    "scope_key",
+]
 
 CacheKey = NewType("CacheKey", str)
 """64 hex digits."""
 
 # Raised whenever keys or entries change their meaning: what an older version wrote is then unseen.
 SCHEMA = b"llmgate-cache-1"
+SCOPE_SCHEMA = "llmgate-scope-1"
 
 NOT_IN_KEY = frozenset(
     {
@@ -120,6 +131,38 @@ def cache_key(secret: bytes, question: Question) -> CacheKey:
     )
     message = b"".join((prefix, _LENGTH.pack(len(canonical)), canonical))
     return CacheKey(hmac.digest(secret, message, "sha256").hex())
+
+
+def scope_key(secret: bytes, question: Question, *, embedder: str) -> str:
+    """Return under which scope phrasings of `question` are compared: 64 hex digits.
+
+    Args:
+        question: With a hole in `request` where the words were, and without `body`; only for
+            bodies that are `is_exact`.
+        embedder: Vectors of another one are never compared.
+
+    Raises:
+        ValueError: the namespace is empty.
+    """
+    versions = (*question.data_versions, SCOPE_SCHEMA, embedder)
+    return cache_key(secret, question._replace(data_versions=versions))
+
+
+def answer_key(secret: bytes, scope: str, first: str) -> CacheKey:
+    """Return under which key the answer is kept that all phrasings of a question share.
+
+    Args:
+        first: Id of the phrasing that was answered first.
+    """
+    text = f"answer\0{scope}\0{first}".encode()
+    return CacheKey(hmac.digest(secret, text, "sha256").hex())
+
+
+def is_exact(body: bytes) -> bool:
+    """Tell whether a decoded `body` still says all that its bytes say."""
+    if b"NaN" in body or b"Infinity" in body:
+        return False
+    return _LONG_NUMBER not in body.translate(_DIGITS)
 
 
 # All but the body is the same for most calls of a tenant. Bounded, for callers choose the rest.

@@ -23,7 +23,8 @@ __all__ = [
 ]
 
 BUILT = frozenset(
-    {"auth", "cache", "fallback", "limits", "log", "retry", "routing", "tags", "timeout"}
+    {"auth", "cache", "fallback", "limits", "log", "retry", "routing", "semantic"}
+    | {"tags", "timeout"}
 )
 """The parts of the gateway that exist. A header of any other part is refused, or, where Helicone
 users would merely miss a convenience, passed over with a warning. Whoever builds a part adds it."""
@@ -83,6 +84,7 @@ SPECS: dict[str, Spec] = {
     "cache-enabled": Spec("cache_enabled", read.boolean, "cache"),
     "cache-mode": Spec("cache_mode", _MODE, "cache"),
     "cache-threshold": Spec("cache_threshold", _SHARE, "semantic"),
+    "cache-question": Spec("cache_question", read.question, "semantic"),
     "cache-max-error": Spec("cache_max_error", _SHARE, "semantic"),
     "cache-bucket-max-size": Spec("cache_bucket_max_size", _BUCKETS, "cache"),
     "cache-seed": Spec("cache_seed", read.identifier, "cache", True),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
 
 from asgi_llmgate.core.json import JSONError, loads
 from asgi_llmgate.core.limits import (
@@ -31,6 +32,7 @@ __all__ = [
     "one_of",
     "property_name",
     "property_value",
+    "question",
     "rate_limits",
     "request_id",
     "text_of",
@@ -42,6 +44,7 @@ __all__ = [
 MAX_ID_CHARS = 256
 MAX_PROPERTY_BYTES = 256
 MAX_URL_CHARS = 2048
+MAX_QUESTION_CHARS = 1000
 MAX_WORDS = 32
 MAX_FALLBACKS = 8
 MAX_POLICY_CHARS = 4096
@@ -73,6 +76,14 @@ def url(text: str) -> str:
     if len(text) > MAX_URL_CHARS:
         raise MalformedError(f"at most {MAX_URL_CHARS} characters")
     return text
+
+
+def question(text: str) -> str:
+    """Read a sentence: percent-encoded where it is not ASCII, as header values have to be."""
+    told = unquote(text.encode("latin-1").decode("utf-8", "replace"))
+    if not told.strip() or len(told) > MAX_QUESTION_CHARS or _CONTROL.search(told):
+        raise MalformedError(f"a question of 1 to {MAX_QUESTION_CHARS} characters")
+    return told
 
 
 def boolean(text: str) -> bool:

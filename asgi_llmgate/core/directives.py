@@ -58,6 +58,7 @@ class Directives:
         translation: `strict` or `lenient`.
         cache_mode: `exact`, `semantic` or `threshold`.
         cache_threshold: Least cosine similarity of a hit, 0 to 1, for mode `threshold`.
+        cache_question: What is asked, in words that need no conversation.
         cache_max_error: Largest tolerated share of wrong hits, 0 to 1.
         cache_control: A `Cache-Control` value: ours, else the plain header.
         cache_ignore_keys: Top-level body keys that do not tell requests apart.
@@ -85,6 +86,7 @@ class Directives:
     cache_enabled: bool | None = None
     cache_mode: str | None = None
     cache_threshold: float | None = None
+    cache_question: str | None = None
     cache_max_error: float | None = None
     cache_bucket_max_size: int | None = None
     cache_seed: str | None = None

@@ -35,6 +35,7 @@ __all__ = [
     "JSON",
     "Form",
     "Wanted",
+    "folded",
     "form_of",
     "replay",
     "whole_form",
@@ -97,11 +98,11 @@ def whole_form(wire_format: str, form: Form, body: bytes) -> Form | None:
                 reasons, has_usage = found
                 is_whole = bool(reasons) and reasons <= CLEAN_CHAT
                 return (EVENTS_USAGE if has_usage else EVENTS) if is_whole else None
-        folded = _folded(wire_format, form, body)
-        if folded is None or not _is_clean(wire_format, folded[0]):
+        whole = folded(wire_format, form, body)
+        if whole is None or not _is_clean(wire_format, whole[0]):
             return None
         if form == EVENTS and wire_format in _USAGE_ON_REQUEST:
-            return EVENTS_USAGE if isinstance(folded[0].get("usage"), dict) else EVENTS
+            return EVENTS_USAGE if isinstance(whole[0].get("usage"), dict) else EVENTS
         return form
     except (JSONError, TypeError, ValueError, KeyError, AttributeError, IndexError):
         return None  # Not of the shape its format has.
@@ -132,10 +133,10 @@ def _told(
 ) -> bytes | None:
     if wire_format in _USAGE_ON_REQUEST:
         return _told_chat(wire_format, form, body, wanted, usage)
-    folded = _folded(wire_format, form, body)
-    if folded is None or not folded[1]:
+    whole = folded(wire_format, form, body)
+    if whole is None or not whole[1]:
         return None
-    answer = folded[0]
+    answer = whole[0]
     if wanted.form == JSON:
         return dumps(answer)
     if wire_format == "openai-responses":
@@ -151,10 +152,10 @@ def _told_chat(
     wire_format: str, form: Form, body: bytes, wanted: Wanted, usage: Usage | None
 ) -> bytes | None:
     """OpenAI's streams report usage only if asked, so that a stored one may lack it."""
-    folded = _folded(wire_format, form, body)
-    if folded is None:
+    whole = folded(wire_format, form, body)
+    if whole is None:
         return None
-    answer, is_foldable = folded
+    answer, is_foldable = whole
     has_usage = isinstance(answer.get("usage"), dict)
     if form == EVENTS_USAGE and wanted.form == EVENTS and not wanted.with_usage:
         return without_usage(body)
@@ -171,8 +172,11 @@ def _told_chat(
     return tell(answer, with_usage=wanted.with_usage)
 
 
-def _folded(wire_format: str, form: Form, body: bytes) -> tuple[dict[str, Any], bool] | None:
-    """Return the object that an answer spells, and whether it says all that the answer does."""
+def folded(wire_format: str, form: Form, body: bytes) -> tuple[dict[str, Any], bool] | None:
+    """Return the object that an answer spells, and whether it says all that the answer does.
+
+    Raises what reading something of another shape raises.
+    """
     if form == JSON:
         answer = loads(body)
         return (answer, True) if isinstance(answer, dict) else None

@@ -18,7 +18,7 @@ from asgi_llmgate._asgi.disconnect import DisconnectWatch
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.cache_entry import Entry, decode_entry, encode_entry
 from asgi_llmgate.core.cache_headers import cache_headers, followers_headers
-from asgi_llmgate.core.cache_key import CacheKey
+from asgi_llmgate.core.cache_key import CacheKey, Question
 from asgi_llmgate.core.cache_plan import (
     BUMPS,
     Plan,
@@ -38,6 +38,7 @@ from asgi_llmgate.errors import (
 from asgi_llmgate.middleware._cache_ask import Asked
 from asgi_llmgate.middleware._cache_record import recorded
 from asgi_llmgate.middleware._flight import Flight
+from asgi_llmgate.middleware.semantic import Seen
 from asgi_llmgate.types import CacheStatus, Usage
 
 if TYPE_CHECKING:  # It imports this module.
@@ -52,6 +53,9 @@ STALE_STATUSES = frozenset({500, 502, 503, 504})
 
 FREE = Usage()
 
+# For what is compared, not given.
+ANY = Plan(None, reads=True)
+
 # How often one looks whether another worker is done.
 FIRST_POLL_S = 0.02
 LAST_POLL_S = 0.2
@@ -63,6 +67,7 @@ class Hit(NamedTuple):
     content_type: bytes
     body: bytes
     slot: int
+    key: CacheKey
 
 
 class Found(NamedTuple):
@@ -140,7 +145,8 @@ class Call:
         # Not shared although the answer would be: refusals of another's key, and impatience.
         self.flight_id = (key, caller.key if caller else None, context.directives.timeout_ms)
         self._has_begun = False
-        self._seen: Running | None = None
+        self._running: Running | None = None
+        self.seen: Seen | None = None
 
     async def run(self, receive: Receive, send: Send) -> None:
         cache, context = self.cache, self.context
@@ -154,9 +160,12 @@ class Call:
                 if is_stale and self.plan.saves and self.flight_id not in cache.flights:
                     await self._refresh(found)
                 return
+            running = self._joinable(found)
+            is_first = running is None and left is None and bool(found.generations)
+            if is_first and await self._give_alike(found, send):
+                return
             if self.plan.only_if_cached:
                 raise NotCachedError("There is no stored answer, and only one was asked for.")
-            running = self._joinable(found)
             if running is None or running is left:
                 break
             if await self._follow(running, found, receive, send):
@@ -173,29 +182,61 @@ class Call:
     async def _found(self) -> Found:
         """Look up; a store that fails has nothing, and no generations either."""
         try:
-            return await self._look_up()
+            return await self.look_up(self.key, watched=True)
         except BackendError as error:
             self.cache.complain("The cache cannot be read, the provider is asked", error)
             return Found({}, None, None, ())
 
-    async def _look_up(self) -> Found:
-        """Read what is stored, and judge it.
+    async def _give_alike(self, found: Found, send: Send) -> bool:
+        """Give the answer to a question that means the same; False if there is none."""
+        tier, context = self.cache.semantic, self.context
+        if tier is None or not self.plan.reads:
+            return False
+        seen = await tier.look(self)
+        if not isinstance(seen, Seen):
+            context.cache_reason = context.cache_reason or seen
+            return False
+        self.seen = seen
+        context.cache_reason = seen.detail
+        if seen.decision.neighbour is not None:
+            context.cache_similarity = seen.decision.similarity
+        hit = seen.hit
+        if hit is None:
+            return False
+        is_stale = hit.verdict is Verdict.SOFT
+        status = CacheStatus.STALE if is_stale else CacheStatus.HIT
+        await self._give(hit, status, send)
+        if self.plan.saves and tier.wants_check(seen):
+            tier.checks_running += 1
+            try:
+                await self._refresh(found)
+                tier.checked(context.cost_nanousd)
+            finally:
+                tier.checks_running -= 1
+        return True
+
+    async def look_up(self, key: CacheKey, *, watched: bool = False) -> Found:
+        """Read what is stored under `key`, and judge it.
+
+        Args:
+            watched: Also read what the call depends on that one could join.
 
         Raises:
             BackendError: nothing is known, neither of answers nor of generations.
         """
         cache, plan = self.cache, self.plan
         names = [*self.names, BUMPS]
-        running = self._seen = cache.flights.get(self.flight_id)
+        running = cache.flights.get(self.flight_id) if watched else None
+        if watched:
+            self._running = running
         if running is not None:
             names += [name for name in running.generations if name not in names]
         slots = plan.slots if plan.reads or plan.stale_if_error_s else 0
-        values, generations = await cache.store.read(self.key, slots=slots, names=names)
+        values, generations = await cache.store.read(key, slots=slots, names=names)
         if not slots:
             return Found(generations, None, None, range(plan.slots))
         entries = [
-            None if value is None else decode_entry(cache.secret, self.key, value)
-            for value in values
+            None if value is None else decode_entry(cache.secret, key, value) for value in values
         ]
         unknown = {
             name
@@ -210,7 +251,7 @@ class Call:
         stale: Hit | None = None
         free: list[int] = []
         for slot, entry in enumerate(entries):
-            hit = None if entry is None else self._judged(entry, slot, generations)
+            hit = None if entry is None else self._judged(entry, key, slot, generations)
             if hit is None:
                 free.append(slot)
             elif hit.verdict is Verdict.EXPIRED:
@@ -223,7 +264,29 @@ class Call:
         chosen = random.choice(hits) if is_full else None  # noqa: S311 -- no secret
         return Found(generations, chosen, stale, free or range(plan.slots))
 
-    def _judged(self, entry: Entry, slot: int, generations: dict[str, int]) -> Hit | None:
+    async def entry_at(self, key: CacheKey) -> Entry | None:
+        """Return an answer stored under `key` that still counts, whoever may see it.
+
+        Raises:
+            BackendError: the store failed.
+        """
+        cache = self.cache
+        values, _ = await cache.store.read(key, slots=1, names=())
+        entry = None if values[0] is None else decode_entry(cache.secret, key, values[0])
+        if entry is None:
+            return None
+        generations = await cache.store.generations(tuple(entry.generations))
+        now_us = cache.clock_us()
+        verdict = judge(entry, ANY, cache.policy, now_us=now_us, generations=generations)
+        return entry if verdict in (Verdict.FRESH, Verdict.SOFT) else None
+
+    def question(self, namespace: str) -> Question:
+        """Return everything the answer depends on, for whom shares answers in `namespace`."""
+        return self.cache.question(self.context, self.asked, namespace)
+
+    def _judged(
+        self, entry: Entry, key: CacheKey, slot: int, generations: dict[str, int]
+    ) -> Hit | None:
         """Return what can be given of `entry`; None if that is nothing."""
         cache = self.cache
         verdict = judge(
@@ -241,11 +304,11 @@ class Call:
             return None
         asked = self.asked
         told = replay(entry.wire_format, entry.form, entry.body, asked.wanted, entry.usage)
-        return None if told is None else Hit(entry, verdict, *told, slot)
+        return None if told is None else Hit(entry, verdict, *told, slot, key)
 
     def _joinable(self, found: Found) -> Running | None:
         # One that has ended while the store was asked is as good: it may not have been there yet.
-        running = self.cache.flights.get(self.flight_id) or self._seen
+        running = self.cache.flights.get(self.flight_id) or self._running
         if running is None or not self.plan.reads or not running.flight.can_be_joined:
             return None
         if lacks_tag(self.names, running.generations):
@@ -287,7 +350,7 @@ class Call:
         told = replay(entry.wire_format, entry.form, entry.body, wanted, entry.usage)
         if told is None:
             return False
-        hit = Hit(entry, Verdict.FRESH, *told, 0)
+        hit = Hit(entry, Verdict.FRESH, *told, 0, self.key)
         await self._give(hit, CacheStatus.MISS, send, is_collapsed=True)
         return True
 
@@ -385,6 +448,9 @@ class Call:
             context.set_cost(cache.price)
             if saves:
                 await self._keep(running, began_us, free)
+                if self.seen is not None and outcome.entry is not None:
+                    assert cache.semantic is not None
+                    cache.semantic.learn(self, self.seen, outcome.entry)
         finally:
             if lease is not None:
                 await lease.release()
@@ -399,7 +465,7 @@ class Call:
                     return None
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 1.5, LAST_POLL_S)
-                found = await self._look_up()
+                found = await self.look_up(self.key)
                 if found.hit is not None:
                     return found.hit.entry
         except BackendError as error:
@@ -476,6 +542,7 @@ class Call:
             CacheStatus.MISS if found.generations else CacheStatus.BYPASS,
             reason=None if is_follower else context.cache_reason or self._forwarded(),
             key=self.key,
+            similarity=None if is_follower else context.cache_similarity,
             is_collapsed=is_follower,
             for_helicone=context.directives.uses_helicone,
         )
@@ -587,10 +654,11 @@ class Call:
             *cache_headers(
                 status,
                 reason=None if is_miss else context.cache_reason,
-                key=self.key,
+                key=hit.key,
                 ttl_s=None if is_miss else (entry.expires_us - now_us) // 1_000_000,
                 age_s=None if is_miss else max(0, now_us - entry.created_us) // 1_000_000,
                 slot=hit.slot if self.plan.slots > 1 else None,
+                similarity=context.cache_similarity,
                 is_collapsed=is_collapsed,
                 for_helicone=context.directives.uses_helicone,
             ),

@@ -21,13 +21,14 @@ from asgi_llmgate._asgi.dependencies import said_tags
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.cache_entry import Entry
 from asgi_llmgate.core.cache_headers import cache_headers
-from asgi_llmgate.core.cache_key import NOT_IN_KEY, cache_key, partition
+from asgi_llmgate.core.cache_key import NOT_IN_KEY, Question, cache_key, partition
 from asgi_llmgate.core.cache_plan import CachePolicy, Plan, dependencies, plan
 from asgi_llmgate.core.directives import DEFAULT
 from asgi_llmgate.errors import BackendError, NotCachedError
 from asgi_llmgate.middleware._base import GatewayMiddleware
 from asgi_llmgate.middleware._cache_ask import Asked, ask
 from asgi_llmgate.middleware._cache_call import Call, Running
+from asgi_llmgate.middleware.semantic import SemanticTier
 from asgi_llmgate.protocols import CacheStore, Price
 from asgi_llmgate.types import CacheStatus, PrincipalKind
 
@@ -73,6 +74,7 @@ class CacheMiddleware(GatewayMiddleware):
         proves: The application inside checks the key that makes the namespace, so that answers
             are given only for 10 minutes after it took that key. Always so for callers known by
             a provider key of their own.
+        semantic: Also answers questions that mean the same; None serves the very same only.
         price: Says what a stored answer saved.
         left_out: Fields of the body that do not tell requests apart.
         vary: Names of further request headers that do.
@@ -95,6 +97,7 @@ class CacheMiddleware(GatewayMiddleware):
         policy: CachePolicy = CachePolicy(),  # noqa: B008 -- frozen
         namespace: Namespace | str = by_tenant,
         proves: bool = False,
+        semantic: SemanticTier | None = None,
         price: Price | None = None,
         left_out: Collection[str] = NOT_IN_KEY,
         vary: Collection[str] = (),
@@ -111,6 +114,7 @@ class CacheMiddleware(GatewayMiddleware):
         self.namespace = namespace
         self.proves = proves
         self.price = price
+        self.semantic = semantic
         self.lease_s = lease_s
         self.wait_s = wait_s
         self.max_bytes = max_bytes
@@ -145,8 +149,8 @@ class CacheMiddleware(GatewayMiddleware):
         if wanted.bypass is not None or not namespace:
             await self._pass_by(wanted, context, scope, receive, send, namespace=namespace)
             return
-        if context.directives.cache_mode in ("semantic", "threshold"):
-            context.warn("the semantic cache is not built; the exact one answers")
+        if self.semantic is None and directives.cache_mode in ("semantic", "threshold"):
+            context.warn("the semantic cache is not installed here; the exact one answers")
         call = self._call(context, scope, asked, namespace, wanted)
         await call.run(receive, send)
 
@@ -154,16 +158,7 @@ class CacheMiddleware(GatewayMiddleware):
         self, context: GatewayContext, scope: Scope, asked: Asked, namespace: str, wanted: Plan
     ) -> Call:
         secret = self.secret
-        key = cache_key(
-            secret,
-            asked.question(
-                context,
-                namespace,
-                left_out=self._left_out,
-                vary=self._vary,
-                data_versions=self._data_versions,
-            ),
-        )
+        key = cache_key(secret, self.question(context, asked, namespace))
         part = self._partitions.get(namespace)
         if part is None:
             if len(self._partitions) >= MAX_PROVEN:
@@ -178,6 +173,16 @@ class CacheMiddleware(GatewayMiddleware):
             tags=(*self.policy.tags, *context.directives.cache_tags, *said_tags()),
         )
         return Call(self, context, scope, asked, wanted, namespace, key, part, names)
+
+    def question(self, context: GatewayContext, asked: Asked, namespace: str) -> Question:
+        """Return everything that an answer depends on."""
+        return asked.question(
+            context,
+            namespace,
+            left_out=self._left_out,
+            vary=self._vary,
+            data_versions=self._data_versions,
+        )
 
     async def _pass_by(
         self,

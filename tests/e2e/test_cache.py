@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import anthropic
-import httpx
 import openai
 import pytest
 from google import genai
@@ -174,21 +173,6 @@ def test_without_being_asked_for_there_is_no_cache(
         assert "llmgate-cache" not in answer.headers
         assert "cache-status" not in answer.headers
     assert len(provider.asked) == 2
-
-
-@pytest.mark.parametrize(
-    "header", ["LLMGate-Cache-Threshold", "LLMGate-Cache-Mode"], ids=["threshold", "mode"]
-)
-def test_the_semantic_cache_is_not_built(http: httpx.Client, header: str) -> None:
-    value = "0.9" if header.endswith("Threshold") else "semantic"
-    answer = http.post(
-        "/v1/chat/completions",
-        json={"model": "gpt-4o", "messages": QUESTION},
-        headers=ON | {header: value},
-    )
-
-    assert answer.status_code == 400
-    assert "not available" in answer.json()["error"]["message"]
 
 
 def test_purging_reaches_a_running_gateway(

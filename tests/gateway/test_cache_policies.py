@@ -60,10 +60,14 @@ async def test_a_routes_tags_take_none_of_the_callers_away(make_gate: MakeGate, 
     assert told == ["MISS", "HIT", "MISS"]
 
 
-async def test_helicones_semantic_mode_is_answered_by_the_exact_cache_and_said(
+async def test_semantic_mode_without_that_tier_is_answered_by_the_exact_one_and_said(
     make_gate: MakeGate, log: MemoryLogSink
 ) -> None:
-    gate = make_gate(keys=f"shop:{KEY}", providers={"openai": {"api_key": "sk-pooled"}})
+    gate = make_gate(
+        keys=f"shop:{KEY}",
+        providers={"openai": {"api_key": "sk-pooled"}},
+        cache={"mode": "exact"},
+    )
     headers = {
         "llmgate-auth": KEY,
         "helicone-cache-enabled": "true",
@@ -75,4 +79,4 @@ async def test_helicones_semantic_mode_is_answered_by_the_exact_cache_and_said(
 
     assert [record.cache for record in log.records] == ["MISS", "HIT"]
     for exchange in (first, second):
-        assert "semantic cache is not built" in exchange.headers["llmgate-warnings"]
+        assert "semantic cache is not installed here" in exchange.headers["llmgate-warnings"]
