@@ -42,6 +42,10 @@ class AnthropicStreamDecoder:
         self._held: list[str] | None = None if call.json_tool is None else []
         self.complete = self.ended = False
 
+    @property
+    def _unwrapped(self) -> bool:
+        return self._json_block is not None and not self._calls
+
     def feed(self, data: bytes) -> list[Inner]:
         chunks: list[Inner] = []
         for event in self._sse.feed(data):
@@ -71,7 +75,7 @@ class AnthropicStreamDecoder:
                     if self._held and self._json_block is None:
                         chunks.append(delta({"content": "".join(self._held)}))
                     chunk = delta({})
-                    chunk["choices"][0] |= finish_of(stop, unwrapped=self._json_block is not None)
+                    chunk["choices"][0] |= finish_of(stop, unwrapped=self._unwrapped)
                     chunks.append(chunk)
             case "message_stop":
                 self.complete = self.ended = True

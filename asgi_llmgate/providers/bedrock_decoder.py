@@ -39,6 +39,10 @@ class ConverseStreamDecoder:
         self._thoughts: dict[int, list[str]] = {}
         self.complete = self.ended = False
 
+    @property
+    def _unwrapped(self) -> bool:
+        return self._json_block is not None and not self._calls
+
     def feed(self, data: bytes) -> list[Inner]:
         chunks: list[Inner] = []
         try:
@@ -79,7 +83,7 @@ class ConverseStreamDecoder:
                 if self._held and self._json_block is None:
                     chunks.append(delta({"content": "".join(self._held)}))
                 chunk = delta({})
-                chunk["choices"][0] |= _finish(payload, unwrapped=self._json_block is not None)
+                chunk["choices"][0] |= _finish(payload, unwrapped=self._unwrapped)
                 chunks.append(chunk)
             case "metadata":
                 self.ended = True

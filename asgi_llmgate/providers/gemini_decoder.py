@@ -43,6 +43,8 @@ class GeminiStreamDecoder:
         self._call = call
         self._first = True
         self._calls: dict[int, int] = {}
+        # What citations count in: the bytes of all the text so far.
+        self._texts: dict[int, list[str]] = {}
         self._usage: Mapping[str, Any] | None = None
         self._unwrapped = False
         self.complete = self.ended = False
@@ -96,12 +98,17 @@ class GeminiStreamDecoder:
                 continue
             if "tool_calls" in fields:
                 self._calls[index] = number + 1
+            if fields.get("content"):
+                self._texts.setdefault(index, []).append(fields["content"])
             chunk = delta(fields)
             chunk["choices"][0]["index"] = index
             chunks.append(chunk)
-        cited = read_grounding(candidate)
-        if cited:
-            chunks.append(delta({"annotations": cited}))
+        if candidate.get("groundingMetadata"):
+            cited = read_grounding(candidate, "".join(self._texts.get(index, ())))
+            if cited:
+                chunk = delta({"annotations": cited})
+                chunk["choices"][0]["index"] = index
+                chunks.append(chunk)
         if candidate.get("logprobsResult"):
             chunk = delta({})
             chunk["choices"][0] |= {"index": index, "logprobs": read_logprobs(candidate)}
@@ -131,7 +138,7 @@ def read_response(body: Mapping[str, Any], call: Call) -> Inner:
             number = len(message.get("tool_calls") or ())
             fields, _ = read_part(part, number, call, body.get("responseId"))
             _merge(message, fields)
-        cited = read_grounding(candidate)
+        cited = read_grounding(candidate, message["content"] or "")
         if cited:
             message["annotations"] = cited
         native = candidate.get("finishReason") or "STOP"
@@ -234,15 +241,11 @@ def read_usage(raw: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def read_grounding(candidate: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the web sources of an answer as `url_citation`s."""
+def read_grounding(candidate: Mapping[str, Any], said: str) -> list[dict[str, Any]]:
+    """Return the web sources of an answer as `url_citation`s; `said` is all of its text."""
     grounding = candidate.get("groundingMetadata") or {}
     sources = grounding.get("groundingChunks") or []
-    text = "".join(
-        part.get("text") or ""
-        for part in (candidate.get("content") or {}).get("parts") or ()
-        if not part.get("thought")
-    ).encode()
+    text = said.encode()
     cited = []
     for support in grounding.get("groundingSupports") or ():
         segment = support.get("segment") or {}

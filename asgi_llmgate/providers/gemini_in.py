@@ -100,8 +100,9 @@ def _messages(rest: dict[str, Any]) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     instruction = rest.pop("systemInstruction", None)
     if instruction:
-        parts = _content_parts(instruction)
-        messages.append({"role": "system", "content": "".join(p.get("text", "") for p in parts)})
+        texts = [p["text"] for p in _content_parts(instruction) if p.get("text")]
+        apart = [{"type": "text", "text": text} for text in texts]
+        messages.append({"role": "system", "content": "".join(texts) if len(texts) < 2 else apart})
     open_calls: list[tuple[str, str]] = []
     contents = rest.pop("contents", None) or []
     if isinstance(contents, Mapping):
