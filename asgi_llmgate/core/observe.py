@@ -222,10 +222,13 @@ def observe_converse(seen: Seen, event: dict[str, Any]) -> None:
         start = mapping(mapping(event["contentBlockStart"]).get("start"))
         seen.wrote(size_of(mapping(start.get("toolUse")).get("name")))
     elif "messageStop" in event:
-        reason = mapping(event["messageStop"]).get("stopReason")
+        stop = mapping(event["messageStop"])
+        reason = stop.get("stopReason")
         seen.finish_reason = reason if isinstance(reason, str) else None
+        if stop.get("additionalModelResponseFields"):
+            seen.answer = stop
     elif "metadata" in event:
-        seen.answer = mapping(event["metadata"])
+        seen.answer = {**(seen.answer or {}), **mapping(event["metadata"])}
         seen.complete = True
 
 

@@ -180,7 +180,11 @@ def _read_converse(answer: Mapping[str, Any], provider: str | None) -> Usage | N
         for detail in details:
             if isinstance(detail, dict) and detail.get("ttl") == "1h":
                 written_1h += count(detail.get("inputTokens"))
-    return make_usage((fresh or 0) + read + written, output or 0, read, written, written_1h)
+    # Only Claude says how much it thought, and only if it was asked for this field.
+    more = mapping(mapping(answer.get("additionalModelResponseFields")).get("usage"))
+    thought = count(mapping(more.get("output_tokens_details")).get("thinking_tokens"))
+    prompt = (fresh or 0) + read + written
+    return make_usage(prompt, output or 0, read, written, written_1h, thought)
 
 
 def _read_cohere(answer: Mapping[str, Any], provider: str | None) -> Usage | None:

@@ -61,6 +61,8 @@ def _arguments(fragment: Fragment) -> str:
 
 
 def _is_json(text: str) -> bool:
+    if not text.endswith("}"):  # Each fragment of a long call is asked about.
+        return False
     try:
         loads(text)
     except JSONError:

@@ -239,7 +239,10 @@ def _parts(block: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
         case "image":
             part = _image(block["source"], where)
         case "document":
-            source = block["source"]
+            source, context = block["source"], block.get("context")
+            if context:
+                rest = {name: value for name, value in block.items() if name != "context"}
+                return [{"type": "text", "text": context}, *_parts(rest, where)]
             if source.get("type") == "content":
                 nested = source.get("content")
                 if isinstance(nested, str):

@@ -130,7 +130,15 @@ def _inference(
         config["stopSequences"] = stops
     if config:
         body["inferenceConfig"] = config
+    # Converse leaves these two out of its own answer; Claude's has them.
+    asked = [THOUGHT_TOKENS] if thought.thinks else []
+    asked += ["/stop_sequence"] if stops else []
+    if claude and asked:
+        body["additionalModelResponseFieldPaths"] = asked
     return extra
+
+
+THOUGHT_TOKENS = "/usage/output_tokens_details"
 
 
 def _tools(

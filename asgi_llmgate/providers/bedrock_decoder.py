@@ -37,6 +37,7 @@ class ConverseStreamDecoder:
         self._json_block: int | None = None
         self._held: list[str] | None = None if call.json_tool is None else []
         self._thoughts: dict[int, list[str]] = {}
+        self._more: Mapping[str, Any] = {}
         self.complete = self.ended = False
 
     @property
@@ -82,12 +83,14 @@ class ConverseStreamDecoder:
                 self.complete = True
                 if self._held and self._json_block is None:
                     chunks.append(delta({"content": "".join(self._held)}))
+                self._more = payload.get("additionalModelResponseFields") or {}
                 chunk = delta({})
                 chunk["choices"][0] |= _finish(payload, unwrapped=self._unwrapped)
                 chunks.append(chunk)
             case "metadata":
                 self.ended = True
-                chunks.append({"choices": [], "usage": _usage(payload.get("usage") or {})})
+                usage = _usage(payload.get("usage") or {}, self._more)
+                chunks.append({"choices": [], "usage": usage})
             case _:
                 pass
 
@@ -166,7 +169,8 @@ def read_response(body: Mapping[str, Any], call: Call) -> Inner:
         message["content"] = "".join(texts)
     unwrapped = answer is not None and "tool_calls" not in message
     choice = {"index": 0, "message": message, **_finish(body, unwrapped=unwrapped)}
-    return {"choices": [choice], "usage": _usage(body.get("usage") or {})}
+    more = body.get("additionalModelResponseFields") or {}
+    return {"choices": [choice], "usage": _usage(body.get("usage") or {}, more)}
 
 
 def _read_reasoning(reasoning: Mapping[str, Any], message: dict[str, Any]) -> None:
@@ -197,10 +201,14 @@ def _finish(stop: Mapping[str, Any], *, unwrapped: bool) -> dict[str, Any]:
     finish = _FINISH.get(native, "stop")
     if unwrapped and finish == "tool_calls":
         finish = "stop"
-    return {"finish_reason": finish, "provider_finish_reason": native}
+    fields: dict[str, Any] = {"finish_reason": finish, "provider_finish_reason": native}
+    met = (stop.get("additionalModelResponseFields") or {}).get("stop_sequence")
+    return fields | ({"stop_sequence": met} if isinstance(met, str) else {})
 
 
-def _usage(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _usage(raw: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return usage; `more`: what Claude itself said, as far as it was asked for."""
+    details = (more.get("usage") or {}).get("output_tokens_details") or {}
     read = raw.get("cacheReadInputTokens") or 0
     written = raw.get("cacheWriteInputTokens") or 0
     return usage(
@@ -208,4 +216,5 @@ def _usage(raw: Mapping[str, Any]) -> dict[str, Any]:
         raw.get("outputTokens") or 0,
         cached=read,
         written=written,
+        reasoning=details.get("thinking_tokens") or 0,
     )

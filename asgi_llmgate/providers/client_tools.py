@@ -107,6 +107,7 @@ class CallRestorer:
         self._stands_for = stands_for
         self._order = OneByOne()
         self._held: dict[str, Any] | None = None
+        self._pieces: list[str] = []
 
     def feed(self, chunk: Inner) -> list[Inner]:
         """Return `chunk` with the calls that are whole now, before or in it."""
@@ -134,7 +135,7 @@ class CallRestorer:
         function = fragment.get("function") or {}
         held = self._held
         if held is not None and held["index"] == fragment["index"]:
-            held["function"]["arguments"] += function.get("arguments") or ""
+            self._pieces.append(function.get("arguments") or "")
             return []
         out = self._release()
         tool = self._stands_for.get(function.get("name") or "")
@@ -142,13 +143,16 @@ class CallRestorer:
             return [*out, dict(fragment)]
         if tool.kind == "function":
             return [*out, restored(fragment, self._stands_for)]
-        arguments = function.get("arguments") or ""
-        self._held = {**fragment, "function": {**function, "arguments": arguments}}
+        self._held = dict(fragment)
+        self._pieces = [function.get("arguments") or ""]
         return out
 
     def _release(self) -> list[dict[str, Any]]:
         held, self._held = self._held, None
-        return [] if held is None else [restored(held, self._stands_for)]
+        if held is None:
+            return []
+        function = {**held["function"], "arguments": "".join(self._pieces)}
+        return [restored({**held, "function": function}, self._stands_for)]
 
 
 def _functions(
