@@ -253,6 +253,11 @@ def _parts(block: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
             texts = [dict(inner) for inner in block.get("content") or ()]
             title = {"type": "text", "text": f"{block.get('title')} ({block.get('source')}):"}
             return [title, *(_text_part(text) for text in texts)]
+        case "tool_reference" | "tool_addition":
+            # Elsewhere no tool waits to be found: all are sent at once.
+            found = block.get("tool") or block
+            name = found.get("tool_name") or found["name"]
+            return [{"type": "text", "text": f"The tool `{name}` is available now."}]
         case kind:
             raise refuse(where, f"`{kind}` content is known to Anthropic only")
     if block.get("cache_control"):

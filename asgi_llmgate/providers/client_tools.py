@@ -59,11 +59,12 @@ def as_functions(request: Inner, losses: Losses) -> tuple[Inner, dict[str, Clien
     changed: Inner = {}
     stands_for: dict[str, ClientTool] = {}
     tools = request.get("tools")
-    if tools and any(tool.get("type") != "function" for tool in tools):
+    if tools and not _are_functions(tools):
         made: list[dict[str, Any]] = []
         for index, tool in enumerate(tools):
             made += _functions(tool, f"tools[{index}]", stands_for, losses)
-        changed["tools"] = made
+        # A tool that was found may be offered a second time.
+        changed["tools"] = list({tool["function"]["name"]: tool for tool in made}.values())
     messages = request["messages"]
     if any(map(_has_client_calls, messages)):
         changed["messages"] = [
@@ -203,6 +204,13 @@ def _described(custom: Mapping[str, Any], where: str, losses: Losses) -> str:
         grammar = wanted.get("grammar") or wanted
         lines.append(f"It follows this grammar ({grammar['syntax']}):\n{grammar['definition']}")
     return "\n\n".join(lines)
+
+
+def _are_functions(tools: list[dict[str, Any]]) -> bool:
+    """Tell whether all are functions, and none is there twice."""
+    if any(tool.get("type") != "function" for tool in tools):
+        return False
+    return len({tool["function"]["name"] for tool in tools}) == len(tools)
 
 
 def _joined(namespace: str | None, name: str) -> str:

@@ -75,6 +75,8 @@ class ResponsesIn:
             request["logprobs"] = True
         _reasoning(rest, request)
         _text(rest, request)
+        if messages.tools:
+            rest["tools"] = [*(rest.get("tools") or ()), *messages.tools]
         _tools(rest, request)
         included = [
             name for name in rest.pop("include", None) or () if name not in _INCLUDED_ANYWAY
@@ -106,10 +108,14 @@ def response_id(response: Mapping[str, Any], call: Call) -> str:
 
 
 class _Conversation:
-    """Items as messages: what an assistant says between two turns becomes one message."""
+    """Items as messages: what an assistant says between two turns becomes one message.
+
+    `tools` are those that were added on the way.
+    """
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
+        self.tools: list[dict[str, Any]] = []
         self._assistant: dict[str, Any] | None = None
         self._signatures: dict[str, str] = {}
 
@@ -155,8 +161,12 @@ class _Conversation:
             case kind if kind.endswith("_call"):
                 # A step of a tool that ran at OpenAI; its outcome is in the text.
                 self._parts().append(dict(item))
+            case "additional_tools":
+                self.tools += item.get("tools") or ()
             case kind if kind in {"tool_search_output", "mcp_list_tools"}:
                 self._parts().append(dict(item))
+                if kind == "tool_search_output":
+                    self.tools += item.get("tools") or ()
             case kind:
                 raise refuse(where, f"items of type `{kind}` are known to OpenAI only")
 

@@ -278,6 +278,20 @@ def test_the_output_of_a_local_shell_finds_its_call() -> None:
     assert result["content"] == "a.txt"
 
 
+def test_tools_that_were_found_are_offered_once() -> None:
+    found = {"type": "tool_search_output", "call_id": "s", "tools": CODEX["tools"][-1:]}
+    again = {"type": "additional_tools", "role": "developer", "tools": CODEX["tools"][:1]}
+    search = {"type": "tool_search", "execution": "client", "description": "d", "parameters": {}}
+    items = [*CODEX["input"], found, again, again]
+    body = {**CODEX, "tools": [search, *CODEX["tools"][:-1]], "input": items}
+    _, encoded = asked("openai-responses", "openai-chat", body)
+    plain = {"model": "m", "input": items[2:], "tools": CODEX["tools"][:1]}
+    _, only = asked("openai-responses", "openai-chat", plain)
+
+    assert sorted(names(encoded)) == sorted(SENT)
+    assert sorted(names(only)) == ["exec_command", "mcp__docs__find", "mcp__docs__note"]
+
+
 def test_a_custom_tool_can_be_chosen() -> None:
     choice = {"type": "custom", "name": "apply_patch"}
     body = {**CODEX, "tool_choice": choice, "reasoning": None}
