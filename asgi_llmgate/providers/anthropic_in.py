@@ -77,6 +77,10 @@ class AnthropicIn:
         tools = rest.pop("tools", None)
         if tools:
             request["tools"] = [_tool(tool) for tool in tools]
+            for index, tool in enumerate(tools):
+                for name in _TOOL_EXTRAS & tool.keys():
+                    if tool[name] != ["direct"]:
+                        rest[f"tools[{index}].{name}"] = tool[name]
         choice = rest.pop("tool_choice", None)
         if choice:
             if choice.get("disable_parallel_tool_use"):
@@ -84,7 +88,9 @@ class AnthropicIn:
             request["tool_choice"] = _tool_choice(choice)
         if any(_wants_citations(message) for message in body.get("messages") or ()):
             rest["citations"] = {"enabled": True}
-        # Reasoning may always be shown; `display: omitted` asks for none.
+        thinking = rest.get("thinking")
+        if isinstance(thinking, Mapping) and thinking.get("display") == "omitted":
+            request["include_thoughts"] = False
         return request | rest
 
     def encode_response(self, response: Inner, call: Call) -> dict[str, Any]:
@@ -105,6 +111,10 @@ class AnthropicIn:
 
     def encode_error(self, error: ProviderError, call_id: str) -> dict[str, Any]:
         return anthropic_error(error, call_id)
+
+
+# What only Anthropic does with a tool that runs at the caller.
+_TOOL_EXTRAS = frozenset({"input_examples", "allowed_callers"})
 
 
 def message_id(response: Mapping[str, Any], call: Call) -> str:

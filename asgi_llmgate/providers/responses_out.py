@@ -197,7 +197,7 @@ def _reasoning(
         reasoning["effort"] = nearest_effort("minimal", can.efforts)
         losses.drop(named, "this model cannot stop reasoning")
     # Summaries need a verified organisation, so they are asked for only where someone reads them.
-    if (asked or shown) and effort != "none":
+    if (asked or shown) and shown is not False and effort != "none":
         reasoning["summary"] = "auto"
     if reasoning:
         body["reasoning"] = reasoning
