@@ -334,6 +334,7 @@ class LLMGate:
             max_header_bytes=limits.max_header_bytes,
             max_body_bytes=limits.max_body_bytes,
             max_upload_bytes=limits.max_upload_bytes,
+            count=count,
         )
 
     @cached_property

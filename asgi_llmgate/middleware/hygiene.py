@@ -19,12 +19,16 @@ from asgi_llmgate.core.hygiene import (
 )
 from asgi_llmgate.core.hygiene_path import check_path
 from asgi_llmgate.errors import BodyTooLargeError, GatewayError, InvalidRequestError
+from asgi_llmgate.protocols import Count
 
 __all__ = ["HygieneMiddleware"]
 
 logger = logging.getLogger("asgi_llmgate.hygiene")
 
 MIB = 1024 * 1024
+
+REFUSED = "llmgate_requests_refused_total"
+DROPPED_HEADERS = "llmgate_headers_dropped_total"
 
 
 class HygieneMiddleware:
@@ -45,6 +49,7 @@ class HygieneMiddleware:
         max_upload_bytes: Of a multipart or binary body, which is relayed as it comes.
         allowed_hosts: Names that `Host` may have, without port; `*.example.com` stands for any
             subdomain. None allows every well-formed one. Nothing is ever decided on it but this.
+        count: Where refusals and left out headers are counted, too.
 
     Attributes:
         refused: Number of refusals since start, by error code.
@@ -63,8 +68,10 @@ class HygieneMiddleware:
         max_body_bytes: int = 32 * MIB,
         max_upload_bytes: int = 512 * MIB,
         allowed_hosts: Iterable[str] | None = None,
+        count: Count | None = None,
     ) -> None:
         self.app = app
+        self._count = count
         self.max_headers = max_headers
         self.max_header_bytes = max_header_bytes
         self.max_body_bytes = max_body_bytes
@@ -108,6 +115,8 @@ class HygieneMiddleware:
         if headers is not scope["headers"]:
             scope["headers"] = headers
             self.dropped_headers += dropped
+            if dropped and self._count is not None:
+                self._count(DROPPED_HEADERS, dropped)
         length, kind = table.get(b"content-length"), table.get(b"content-type")
         if length is None:
             return self.max_upload_bytes if is_upload(kind) else self.max_body_bytes
@@ -133,6 +142,8 @@ class HygieneMiddleware:
 
     async def _refuse(self, error: GatewayError, scope: Scope, send: Send) -> None:
         self.refused[error.code] += 1
+        if self._count is not None:
+            self._count(REFUSED, code=error.code)
         logger.info("refused a request: %s", error)
         await send_plain_error(
             error,

@@ -191,3 +191,18 @@ async def test_a_mounted_gateway_writes_its_log_when_its_server_is_told_to_end(
     assert [record.status for record in records] == [200]
     reader.close()
     await gate.aclose()
+
+
+async def test_what_hygiene_refuses_and_leaves_out_is_in_the_figures(make_gate: MakeGate) -> None:
+    gate = make_gate()
+    await call(gate, CHAT, path="/v1//chat/completions", key="sk-x")
+    await call(gate, CHAT, key="sk-x", headers={"session_id": "codex", "other_name": "x"})
+    token = admin_token(None, gate.settings.data_dir)
+    await gate.aclose()  # Writes the counters out.
+
+    figures = await call(gate, b"", path="/metrics", method="GET", key=token)
+
+    text = figures.body.decode()
+    assert 'llmgate_requests_refused_total{code="unknown_route"} 1' in text
+    assert "llmgate_headers_dropped_total 2" in text
+    await gate.aclose()
