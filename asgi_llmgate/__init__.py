@@ -45,13 +45,21 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "app":
-        from asgi_llmgate.gateway import standalone
-
-        value: Any = standalone()
-    elif name in _HOMES:
-        value = getattr(import_module(f"asgi_llmgate.{_HOMES[name]}"), name)
-    else:
+    if name != "app" and name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        if name == "app":
+            from asgi_llmgate.gateway import standalone
+
+            value: Any = standalone()
+        else:
+            value = getattr(import_module(f"asgi_llmgate.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("asgi_llmgate"):
+            raise
+        raise ImportError(
+            f"asgi_llmgate.{name} needs {error.name}, which is not installed.\n"
+            'HINT: run `pip install "asgi-llmgate[standalone]"`; the middlewares need no extra.'
+        ) from None
     globals()[name] = value
     return value

@@ -146,11 +146,34 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-def test_middlewares_are_imported_without_any_extra() -> None:
-    code = "import sys, json, asgi_llmgate.middleware; print(json.dumps(sorted(sys.modules)))"
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "asgi_llmgate.middleware",
+        "asgi_llmgate.backends.memory, asgi_llmgate.backends.jsonl",
+        "asgi_llmgate.backends.cache_memory, asgi_llmgate.backends.limits_memory",
+    ],
+)
+def test_middlewares_and_what_they_need_are_imported_without_any_extra(modules: str) -> None:
+    code = f"import sys, json, {modules}; print(json.dumps(sorted(sys.modules)))"
     loaded = {name.split(".")[0] for name in json.loads(run_python(code))}
 
     assert loaded & OPTIONAL == set()
+
+
+def test_a_gateway_without_its_extra_says_which_it_is() -> None:
+    code = """
+import sys
+sys.modules["apsw"] = None
+try:
+    from asgi_llmgate import LLMGate
+except ImportError as error:
+    print(error)
+"""
+    told = run_python(code)
+
+    assert "asgi_llmgate.LLMGate needs apsw" in told
+    assert "asgi-llmgate[standalone]" in told
 
 
 @pytest.mark.parametrize("module", ["asgi_llmgate", "asgi_llmgate.middleware"])

@@ -8,9 +8,9 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asgi_llmgate.backends.flusher import Flusher
-from asgi_llmgate.backends.metrics_store import MetricsStore, Sums
 from asgi_llmgate.core.call_sums import (
     CALLS,
     MODELS,
@@ -23,6 +23,9 @@ from asgi_llmgate.core.call_sums import (
 from asgi_llmgate.core.exposition import CONTENT_TYPE, NAME, Family, exposition
 from asgi_llmgate.errors import BackendError
 from asgi_llmgate.types import CallRecord
+
+if TYPE_CHECKING:  # It needs SQLite's driver, which a sink in memory does without.
+    from asgi_llmgate.backends.metrics_store import MetricsStore, Sums
 
 __all__ = ["CONTENT_TYPE", "Metrics", "render"]
 
@@ -73,9 +76,7 @@ class Metrics:
     def __init__(self, folder: Path | None = None, *, max_label_sets: int = MAX_LABEL_SETS) -> None:
         self.folder = folder
         self._max_label_sets = max_label_sets
-        self._store = (
-            None if folder is None else MetricsStore(folder, max_label_sets=max_label_sets)
-        )
+        self._store = None if folder is None else _store_in(folder, max_label_sets)
         self._gauges: dict[str, Callable[[], float]] = {}
         self._watched: dict[str, Callable[[], int]] = {}
         self._start_empty()
@@ -251,7 +252,13 @@ def render(folder: Path) -> bytes:
     for metrics in list(_ALIVE):
         if metrics.folder is not None and metrics.folder.absolute() == folder.absolute():
             metrics.publish()
-    return _text(*MetricsStore(folder, max_label_sets=MAX_LABEL_SETS).read())
+    return _text(*_store_in(folder, MAX_LABEL_SETS).read())
+
+
+def _store_in(folder: Path, max_label_sets: int) -> MetricsStore:
+    from asgi_llmgate.backends.metrics_store import MetricsStore
+
+    return MetricsStore(folder, max_label_sets=max_label_sets)
 
 
 def _sums(
