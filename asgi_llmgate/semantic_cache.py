@@ -81,7 +81,9 @@ def _embedder_of(settings: Settings, post: Post | None) -> Embedder:
         from asgi_llmgate.backends.embedders.minilm import MiniLMEmbedder
 
         return MiniLMEmbedder()
-    raise ConfigurationError(f"cache.semantic.embedder={name} is not built.\nHINT: minilm is.")
+    from asgi_llmgate.backends.embedders.upstream import UpstreamEmbedder
+
+    return UpstreamEmbedder(lambda body: post("/v1/embeddings", body), name)
 
 
 def vector_index_of(settings: Settings) -> VectorIndex:

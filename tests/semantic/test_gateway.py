@@ -26,7 +26,7 @@ from tests import wire
 from tests.asgi import Exchange, call
 from tests.cache.redis_server import RedisServer
 from tests.gateway.conftest import MakeGate
-from tests.semantic.world import askings, body, topic_of
+from tests.semantic.world import WordEmbedder, askings, body, topic_of
 from tests.stub_upstream import Reply, StubResponse, StubUpstream
 
 KEY = "lg_semantic_0123456789"
@@ -38,7 +38,16 @@ class TopicUpstream(StubUpstream):
 
     async def open(self, request: UpstreamRequest, /) -> StubResponse:
         assert isinstance(request.body, bytes)
-        question = json.loads(request.body)["messages"][-1]["content"]
+        asked = json.loads(request.body)
+        if "input" in asked:
+            text = asked["input"] if isinstance(asked["input"], str) else asked["input"][0]
+            vector = (await WordEmbedder().embed(text)).tolist()
+            data = [{"object": "embedding", "index": 0, "embedding": vector}]
+            usage = {"prompt_tokens": 3, "total_tokens": 3}
+            told = {"object": "list", "data": data, "model": asked["model"], "usage": usage}
+            self.script.append(Reply([json.dumps(told).encode()]))
+            return await super().open(request)
+        question = asked["messages"][-1]["content"]
         if question.startswith("First question:"):
             said = "DIFFERENT"
         else:
@@ -126,6 +135,20 @@ async def test_a_judge_is_a_call_of_the_gateways_own(
     assert [record.model_requested for record in judged] == ["openai/gpt-4o-mini"] * 2
     assert {record.cost_nanousd for record in judged} == {PRICE}
     assert judged[0].properties == {"purpose": "semantic-cache"}
+
+
+async def test_a_provider_can_embed_and_is_paid_for_it(
+    make_gate: MakeGate, log: MemoryLogSink
+) -> None:
+    gate = gate_of(make_gate, embedder="openai/text-embedding-3-small")
+    await ask(gate, "when does the store open")
+    exchange = await ask(gate, "when does the store open please")
+    await gate.aclose()
+    embedded = [record for record in log.records if record.format == "openai-embeddings"]
+
+    assert float(exchange.headers["llmgate-cache-similarity"]) > 0.8
+    assert {record.tenant for record in embedded} == {"llmgate"}
+    assert {record.cost_nanousd for record in embedded} == {PRICE}
 
 
 async def test_without_the_extra_the_exact_tier_goes_on(

@@ -64,7 +64,7 @@ class World:
         await self.tier.settled()
         return exchange
 
-    async def learn(self, count: int = 300) -> None:
+    async def learn(self, count: int = 180) -> None:
         """Let so many people ask."""
         for question, _ in list(askings())[:count]:
             await self.ask(question)
@@ -192,7 +192,7 @@ async def test_an_observing_tier_says_what_it_would_have_done() -> None:
 
     assert not is_hit(exchange)
     assert 'detail="observed"' in exchange.headers["cache-status"]
-    assert world.counts["llmgate_semantic_looks_total[('result', 'observed')]"] > 50
+    assert world.counts["llmgate_semantic_looks_total[('result', 'observed')]"] > 5
 
 
 async def test_an_invalidated_tag_is_a_miss_for_every_phrasing_and_the_next_is_new() -> None:
