@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import os
 import random
 import time
 from collections.abc import Sequence
@@ -16,30 +14,25 @@ from starlette.types import Message, Receive, Scope, Send
 from asgi_llmgate._asgi.dependencies import collected_tags
 from asgi_llmgate._asgi.disconnect import DisconnectWatch
 from asgi_llmgate.context import GatewayContext
-from asgi_llmgate.core.cache_entry import Entry, decode_entry, encode_entry
+from asgi_llmgate.core.cache_entry import Entry, encode_entry
 from asgi_llmgate.core.cache_headers import cache_headers, followers_headers
-from asgi_llmgate.core.cache_key import CacheKey, Question
-from asgi_llmgate.core.cache_plan import (
-    BUMPS,
-    Plan,
-    Verdict,
-    generation_name,
-    jittered,
-    judge,
-    lacks_tag,
-)
-from asgi_llmgate.core.replay import JSON, Wanted, replay
+from asgi_llmgate.core.cache_key import CacheKey
+from asgi_llmgate.core.cache_plan import BUMPS, Plan, Verdict, generation_name, jittered, lacks_tag
+from asgi_llmgate.core.replay import Wanted, replay
 from asgi_llmgate.errors import (
     BackendError,
     ClientDisconnectedError,
     GatewayError,
     NotCachedError,
 )
+from asgi_llmgate.middleware._cache_accounts import FREE, adopt, note_free, note_joined, note_saved
 from asgi_llmgate.middleware._cache_ask import Asked
+from asgi_llmgate.middleware._cache_reading import Found, Hit, Reading
 from asgi_llmgate.middleware._cache_record import recorded
 from asgi_llmgate.middleware._flight import Flight
+from asgi_llmgate.middleware._lease import Lease, lease_name
 from asgi_llmgate.middleware.semantic import Seen
-from asgi_llmgate.types import CacheStatus, Usage
+from asgi_llmgate.types import CacheStatus
 
 if TYPE_CHECKING:  # It imports this module.
     from asgi_llmgate.middleware.cache import CacheMiddleware
@@ -51,35 +44,9 @@ logger = logging.getLogger("asgi_llmgate")
 # Where a stored answer may stand in for what the provider said. Source: RFC 5861, §4.
 STALE_STATUSES = frozenset({500, 502, 503, 504})
 
-FREE = Usage()
-
-# For what is compared, not given.
-ANY = Plan(None, reads=True)
-
 # How often one looks whether another worker is done.
 FIRST_POLL_S = 0.02
 LAST_POLL_S = 0.2
-
-
-class Hit(NamedTuple):
-    entry: Entry
-    verdict: Verdict
-    content_type: bytes
-    body: bytes
-    slot: int
-    key: CacheKey
-
-
-class Found(NamedTuple):
-    """What the store had for a request.
-
-    `stale` may stand in for an error; `free` are slots without an answer that counts.
-    """
-
-    generations: dict[str, int]
-    hit: Hit | None
-    stale: Hit | None
-    free: Sequence[int]
 
 
 class Outcome:
@@ -111,14 +78,8 @@ class _StandIn(Exception):  # noqa: N818 -- no error: a turn that a call takes
     """The provider failed, and a stored answer is given in place of that."""
 
 
-class Call:
-    """Look up, and then give, join or fetch.
-
-    Args:
-        key: Of the question.
-        partition: Of the namespace.
-        names: Generations that an answer depends on, as far as known before the call.
-    """
+class Call(Reading):
+    """Look up, and then give, join or fetch."""
 
     def __init__(
         self,
@@ -132,15 +93,7 @@ class Call:
         partition: str,
         names: tuple[str, ...],
     ) -> None:
-        self.cache = cache
-        self.context = context
-        self.scope = scope
-        self.asked = asked
-        self.plan = plan
-        self.namespace = namespace
-        self.key = key
-        self.partition = partition
-        self.names = names
+        super().__init__(cache, context, scope, asked, plan, namespace, key, partition, names)
         caller = context.caller_key
         # Not shared although the answer would be: refusals of another's key, and impatience.
         self.flight_id = (key, caller.key if caller else None, context.directives.timeout_ms)
@@ -182,7 +135,9 @@ class Call:
     async def _found(self) -> Found:
         """Look up; a store that fails has nothing, and no generations either."""
         try:
-            return await self.look_up(self.key, watched=True)
+            running = self._running = self.cache.flights.get(self.flight_id)
+            more = () if running is None else running.generations
+            return await self.look_up(self.key, more=more)
         except BackendError as error:
             self.cache.complain("The cache cannot be read, the provider is asked", error)
             return Found({}, None, None, ())
@@ -215,97 +170,6 @@ class Call:
                 tier.checks_running -= 1
         return True
 
-    async def look_up(self, key: CacheKey, *, watched: bool = False) -> Found:
-        """Read what is stored under `key`, and judge it.
-
-        Args:
-            watched: Also read what the call depends on that one could join.
-
-        Raises:
-            BackendError: nothing is known, neither of answers nor of generations.
-        """
-        cache, plan = self.cache, self.plan
-        names = [*self.names, BUMPS]
-        running = cache.flights.get(self.flight_id) if watched else None
-        if watched:
-            self._running = running
-        if running is not None:
-            names += [name for name in running.generations if name not in names]
-        slots = plan.slots if plan.reads or plan.stale_if_error_s else 0
-        values, generations = await cache.store.read(key, slots=slots, names=names)
-        if not slots:
-            return Found(generations, None, None, range(plan.slots))
-        entries = [
-            None if value is None else decode_entry(cache.secret, key, value) for value in values
-        ]
-        unknown = {
-            name
-            for entry in entries
-            if entry is not None
-            for name in entry.generations
-            if name not in generations
-        }
-        if unknown:
-            generations = generations | await cache.store.generations(tuple(unknown))
-        hits: list[Hit] = []
-        stale: Hit | None = None
-        free: list[int] = []
-        for slot, entry in enumerate(entries):
-            hit = None if entry is None else self._judged(entry, key, slot, generations)
-            if hit is None:
-                free.append(slot)
-            elif hit.verdict is Verdict.EXPIRED:
-                free.append(slot)
-                stale = hit
-            else:
-                hits.append(hit)
-        # Several answers are given only when there are all, so that each is as likely as any.
-        is_full = plan.reads and len(hits) == plan.slots
-        chosen = random.choice(hits) if is_full else None  # noqa: S311 -- no secret
-        return Found(generations, chosen, stale, free or range(plan.slots))
-
-    async def entry_at(self, key: CacheKey) -> Entry | None:
-        """Return an answer stored under `key` that still counts, whoever may see it.
-
-        Raises:
-            BackendError: the store failed.
-        """
-        cache = self.cache
-        values, _ = await cache.store.read(key, slots=1, names=())
-        entry = None if values[0] is None else decode_entry(cache.secret, key, values[0])
-        if entry is None:
-            return None
-        generations = await cache.store.generations(tuple(entry.generations))
-        now_us = cache.clock_us()
-        verdict = judge(entry, ANY, cache.policy, now_us=now_us, generations=generations)
-        return entry if verdict in (Verdict.FRESH, Verdict.SOFT) else None
-
-    def question(self, namespace: str) -> Question:
-        """Return everything the answer depends on, for whom shares answers in `namespace`."""
-        return self.cache.question(self.context, self.asked, namespace)
-
-    def _judged(
-        self, entry: Entry, key: CacheKey, slot: int, generations: dict[str, int]
-    ) -> Hit | None:
-        """Return what can be given of `entry`; None if that is nothing."""
-        cache = self.cache
-        verdict = judge(
-            entry,
-            self.plan,
-            cache.policy,
-            now_us=cache.clock_us(),
-            generations=generations,
-            names=self.names,
-        )
-        if verdict is Verdict.DEAD:
-            return None
-        if not cache.may_read(self.context, self.namespace, entry):
-            self.context.cache_reason = "unproven-key"
-            return None
-        asked = self.asked
-        told = replay(entry.wire_format, entry.form, entry.body, asked.wanted, entry.usage)
-        return None if told is None else Hit(entry, verdict, *told, slot, key)
-
     def _joinable(self, found: Found) -> Running | None:
         # One that has ended while the store was asked is as good: it may not have been there yet.
         running = self.cache.flights.get(self.flight_id) or self._running
@@ -336,9 +200,10 @@ class Call:
                 raise
             return False  # It ended with the one who began it.
         if outcome.is_orphaned:
-            self._adopt(outcome)
+            outcome.is_orphaned = False
+            adopt(context, outcome.context)
         elif self._has_begun:
-            self._count_as_saved(outcome)
+            note_joined(context, outcome.context)
         if passed:
             return True
         entry = outcome.entry
@@ -434,7 +299,7 @@ class Call:
         outcome = running.outcome
         lease: Lease | None = None
         if takes_lease and cache.lease_s > 0 and cache.store.is_shared:
-            lease = Lease(cache, _lease_name(self.key, running.generations))
+            lease = Lease(cache, lease_name(self.key, running.generations))
             outcome.entry = await self._await_other(lease)
             if outcome.entry is not None:
                 return
@@ -557,7 +422,7 @@ class Call:
                 given = message.get("headers", ())
                 if is_follower:
                     given = followers_headers(given)
-                    self._answers()
+                    note_free(context, self.asked)
                 message = {**message, "headers": [*given, *headers]}
             elif not message.get("more_body", False):
                 # To a server everybody has left who has got everything.
@@ -644,8 +509,8 @@ class Call:
         context, entry = self.context, hit.entry
         now_us = self.cache.clock_us()
         context.cache = status
-        self._answers()
-        self._count_saved(entry.original_id, entry.cost_nanousd, entry.duration_ms)
+        note_free(context, self.asked)
+        note_saved(context, entry.original_id, entry.cost_nanousd, entry.duration_ms)
         context.target_provider, context.target_model = entry.provider, entry.model
         is_miss = status is CacheStatus.MISS
         headers = [
@@ -666,88 +531,3 @@ class Call:
         self._has_begun = True
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": hit.body})
-
-    def _answers(self) -> None:
-        """Fill in what a provider's call would have: this one was free."""
-        context = self.context
-        context.metered = context.complete = True
-        context.usage, context.cost_nanousd = FREE, 0
-        context.is_stream = self.asked.wanted.form != JSON
-        context.model_requested = self.asked.model
-
-    def _count_as_saved(self, outcome: Outcome) -> None:
-        leader = outcome.context
-        self.context.complete = leader.complete
-        self.context.error_code = leader.error_code
-        self.context.target_provider = leader.target_provider
-        self.context.target_model = leader.target_model
-        duration_ms = (time.perf_counter_ns() - leader.started_ns) / 1e6
-        self._count_saved(leader.id, leader.cost_nanousd, duration_ms)
-
-    def _count_saved(self, call_id: str, nanousd: int | None, duration_ms: float) -> None:
-        context = self.context
-        context.original_id = call_id
-        context.saved_nanousd, context.saved_ms = nanousd, duration_ms
-
-    def _adopt(self, outcome: Outcome) -> None:
-        """Account for a call whose beginner was cancelled before it was over."""
-        outcome.is_orphaned = False
-        leader, context = outcome.context, self.context
-        context.usage, context.cost_nanousd = leader.usage, leader.cost_nanousd
-        context.attempts = leader.attempts
-        context.complete, context.error_code = leader.complete, leader.error_code
-        context.target_provider = leader.target_provider
-        context.target_model = leader.target_model
-
-
-def _lease_name(key: CacheKey, generations: dict[str, int]) -> CacheKey:
-    """Return what a lease is on: the question, as things stand now.
-
-    Whoever asks after an invalidation must not wait for a call from before it.
-    """
-    told = [key, *(f"{name}={then}" for name, then in generations.items() if name != BUMPS)]
-    return CacheKey(hashlib.sha256("\0".join(told).encode("utf-8", "replace")).hexdigest())
-
-
-class Lease:
-    """Who asks the provider, among workers; prolonged as long as the call runs."""
-
-    def __init__(self, cache: CacheMiddleware, key: CacheKey) -> None:
-        self._cache = cache
-        self._key = key
-        self._holder = os.urandom(8).hex()
-        self._is_held = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._renewal: asyncio.Task[None] | None = None
-
-    async def acquire(self) -> bool:
-        cache = self._cache
-        self._is_held = await cache.store.acquire(self._key, self._holder, ttl_s=cache.lease_s)
-        if self._is_held:
-            self._renew_later()
-        return self._is_held
-
-    async def release(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._renewal is not None:
-            self._renewal.cancel()
-        if self._is_held:
-            try:
-                await self._cache.store.release(self._key, self._holder)
-            except BackendError as error:
-                self._cache.complain("A lease was not given back, it expires", error)
-
-    def _renew_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._cache.lease_s / 3, self._renew_now)
-
-    def _renew_now(self) -> None:
-        self._renewal = asyncio.get_running_loop().create_task(self._renew())
-
-    async def _renew(self) -> None:
-        try:
-            await self._cache.store.acquire(self._key, self._holder, ttl_s=self._cache.lease_s)
-        except BackendError:
-            return  # It expires, and somebody else asks, too.
-        self._renew_later()

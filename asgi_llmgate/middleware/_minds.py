@@ -28,8 +28,8 @@ FOLLOW_EVERY_S = 1.0
 FIT_LEASE_S = 30.0
 # Labels that are taken in at once: some milliseconds of the event loop.
 SLICE = 150
-# A mind is some megabytes once its window is full.
-MAX_MINDS = 200
+# A mind is about a megabyte once it has learned anything.
+MAX_MINDS = 64
 
 
 class Followed:

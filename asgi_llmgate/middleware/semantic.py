@@ -35,7 +35,8 @@ from asgi_llmgate.middleware._semantic_learn import Lesson
 from asgi_llmgate.protocols import CacheStore, Count, Embedder, LabelStore, VectorIndex
 
 if TYPE_CHECKING:  # They import this module.
-    from asgi_llmgate.middleware._cache_call import Call, Hit
+    from asgi_llmgate.middleware._cache_call import Call
+    from asgi_llmgate.middleware._cache_reading import Hit
     from asgi_llmgate.middleware.cache import CacheMiddleware
 
 __all__ = ["Judge", "Seen", "SemanticTier"]
