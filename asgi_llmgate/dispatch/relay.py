@@ -30,6 +30,8 @@ __all__ = ["Relay"]
 # Above this an answer is an image or a batch of vectors; its caller should not wait for the end.
 MAX_HELD_BYTES = 1024 * 1024
 
+_UNTOLD = (b"text/plain", b"application/octet-stream")
+
 # Past this an answer is relayed unmetered; its usage is estimated.
 MAX_METERED_BYTES = 32 * 1024 * 1024
 
@@ -101,7 +103,7 @@ class Relay:
                     "The provider refused the gateway's own key. The operator has to renew it.",
                     code="upstream_auth",
                 )
-            content_type = _value(response.headers, b"content-type")
+            content_type = _value(response.headers, b"content-type").lower()
             encoding = _value(response.headers, b"content-encoding")
             if encoding not in (b"", b"identity"):
                 # Not asked for, and nothing here can read it: neither counted nor added to.
@@ -119,8 +121,15 @@ class Relay:
     def _is_stream(self, content_type: bytes) -> bool:
         if content_type.startswith((b"text/event-stream", b"application/vnd.amazon.eventstream")):
             return True
-        # Gemini without `alt=sse` streams a JSON array.
-        return bool(self.context.route.is_stream) and b"json" in content_type
+        if b"json" in content_type:
+            # Gemini without `alt=sse` streams a JSON array.
+            return bool(self.context.route.is_stream)
+        return self._may_be_stream(content_type)
+
+    def _may_be_stream(self, content_type: bytes) -> bool:
+        """Small servers do not always say what they send."""
+        is_untold = not content_type or content_type.startswith(_UNTOLD)
+        return self.context.is_stream and is_untold
 
     async def _stream(self, status: int, content_type: bytes) -> None:
         context, response, send = self.context, self.response, self.send

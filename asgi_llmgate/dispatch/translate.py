@@ -178,9 +178,9 @@ class TranslatedRelay(Relay):
         self._call = call
 
     def _is_stream(self, content_type: bytes) -> bool:
-        return content_type.startswith(
-            (b"text/event-stream", b"application/vnd.amazon.eventstream")
-        )
+        if content_type.startswith((b"text/event-stream", b"application/vnd.amazon.eventstream")):
+            return True
+        return self._may_be_stream(content_type)
 
     async def _stream(self, status: int, content_type: bytes) -> None:
         translation = self._call.translation

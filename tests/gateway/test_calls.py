@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
 from starlette.types import Message
 
 from asgi_llmgate.backends.memory import MemoryLogSink
@@ -79,6 +80,24 @@ async def test_a_stream_is_relayed_chunk_by_chunk_and_its_usage_chunk_withheld(
     assert record.is_stream
     assert record.complete
     assert exchange.headers["x-accel-buffering"] == "no"
+
+
+@pytest.mark.parametrize("content_type", [None, b"text/plain", b"Text/Event-Stream"])
+async def test_a_stream_is_one_whatever_its_provider_calls_it(
+    make_gate: MakeGate,
+    upstream: StubUpstream,
+    log: MemoryLogSink,
+    content_type: bytes | None,
+) -> None:
+    headers = [] if content_type is None else [(b"content-type", content_type)]
+    upstream.script = [Reply(wire.chat_events("gpt-4o", usage=True), headers=headers)]
+
+    exchange = await call(make_gate(), STREAM, key="sk-x")
+
+    assert b'"usage": {' not in exchange.body
+    assert exchange.body.endswith(b"data: [DONE]\n\n")
+    assert log.records[0].output_tokens == wire.OUTPUT_TOKENS
+    assert log.records[0].complete
 
 
 async def test_a_caller_who_asked_for_usage_gets_it(

@@ -375,3 +375,13 @@ async def test_a_translated_stream_that_fails_at_once_falls_back(
 
     assert exchange.status == 200
     assert all(word.encode() in exchange.body for word in wire.WORDS)
+
+
+async def test_a_stream_that_nobody_calls_one_is_translated(
+    make_gate: MakeGate, upstream: StubUpstream
+) -> None:
+    upstream.script = [Reply(wire.message_events("claude-sonnet-4-6"), headers=[])]
+    exchange = await call(make_gate(providers=CLAUDE), STREAM, key="sk-x")
+
+    assert exchange.headers["content-type"].startswith("text/event-stream")
+    assert exchange.body.endswith(b"data: [DONE]\n\n")
