@@ -14,6 +14,7 @@ __all__ = ["Pool"]
 
 # Load balancers close idle connections after 60 s (AWS) or more; leaving first loses no call.
 KEEP_IDLE_S = 55
+CLOSE_S = 1.0
 
 
 class Pool:
@@ -51,17 +52,26 @@ class Pool:
                 await self._turn(timer)
                 if (connection := self.take(origin)) is not None:
                     return connection
+        begun: list[Connection] = []
+
+        def begin() -> Connection:
+            begun.append(Connection(self, origin, self._loop))
+            return begun[-1]
+
         self._connecting += 1
         timer.begin(timer.timeouts.connect_s, CONNECT)
         try:
             _, connection = await self._loop.create_connection(
-                lambda: Connection(self, origin, self._loop),
+                begin,
                 origin.host,
                 origin.port,
                 ssl=self._context if origin.is_tls else None,
             )
         except BaseException as error:
             self._connecting -= 1
+            for unheard_of in begun:
+                # Made, and nobody told: uvloop closes it then, and never says that it is lost.
+                self._open.discard(unheard_of)
             self._call_next()
             failure: Exception | None = timer.end()
             if failure is None:
@@ -96,7 +106,9 @@ class Pool:
             if connection.exchange is not None:
                 connection.exchange.fail()
             connection.abort()
-        while self._open:  # noqa: ASYNC110 -- the loop has only to come round
+        # Nothing that a loop forgets to tell may keep a server from stopping.
+        deadline = self._loop.time() + CLOSE_S
+        while self._open and self._loop.time() < deadline:  # noqa: ASYNC110 -- for its round
             await asyncio.sleep(0)
 
     def _drop_an_idle_one(self) -> bool:

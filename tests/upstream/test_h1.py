@@ -352,3 +352,26 @@ async def test_a_connection_that_was_idle_for_long_is_not_used_again(
         await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0.01)
 
     assert len(server.connections) == 2
+
+
+# Callers who leave while a connection is made
+
+
+async def test_who_leaves_while_connecting_leaves_no_connection_behind(
+    upstream: H1Upstream, server: Server
+) -> None:
+    pool = await upstream._pools.make()
+    made = pool.made
+
+    def made_and_left(connection: h1_connection.Connection) -> None:
+        made(connection)
+        leaving.cancel()  # Whoever waits for the connection has not been told of it yet.
+
+    pool.made = made_and_left  # type: ignore[method-assign]  # at no other moment can this be told
+    leaving = asyncio.ensure_future(upstream.open(get(server.url)))
+    await asyncio.wait([leaving])
+
+    assert leaving.cancelled()
+    assert not pool._open
+    async with asyncio.timeout(5):
+        await upstream.aclose()
