@@ -24,8 +24,8 @@ ANTHROPIC = {"anthropic-version": "2023-06-01"}
         ("/v1/chat/completions", {}, b'{"messages":[]}', 400, "missing_model"),
         ("/v1/chat/completions", {}, b'{"model":7}', 400, "missing_model"),
         (
-            "/v1/messages/count_tokens",
-            {"LLMGate-Provider": "groq"},
+            "/v1/images/generations",
+            {"LLMGate-Provider": "anthropic"},
             None,
             400,
             "translation_unavailable",
