@@ -50,6 +50,11 @@ Port = Annotated[int, typer.Option(help="Port to listen on.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+# How long calls under way may take once the server is told to end; then they are cut off, which
+# their callers notice and the log says. Without it one endless stream would keep it from ending.
+DRAIN_S = 120
+
+
 def main() -> None:
     """Run the command; mistakes in the settings are two lines, not a traceback."""
     try:
@@ -154,6 +159,7 @@ def run_server(host: str, port: int, workers: int) -> None:
         log_level="warning",
         server_header=False,
         timeout_keep_alive=75,
+        timeout_graceful_shutdown=DRAIN_S,
     )
 
 

@@ -432,6 +432,8 @@ class LLMGate:
         ]
         if others:
             message += f" Use {' or '.join(others)}."
+        elif match_route(method, path.rstrip("/"), None, headers) is not None:
+            message += " Leave out the slash at its end."
         elif shown != path:
             message += " Send the key in LLMGate-Auth; keys in paths are off."
         elif path.startswith("/v1/v1/"):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
+from typer.testing import CliRunner
 
 from asgi_llmgate import server as bounds
+from asgi_llmgate.cli import cli
 from asgi_llmgate.server import BoundedProtocol
 
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
@@ -169,3 +172,18 @@ async def test_a_slow_body_is_awaited_while_it_moves_or_is_held_back(
     protocol.flow.read_paused = False
     protocol._give_up()
     assert protocol.transport.is_closing()
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_both_commands_run_the_bounded_server_that_ends_in_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: given.update(options, app=app))
+    monkeypatch.setenv("LLMGATE_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("LLMGATE_DEMO", "false")  # The command sets it; restored afterwards.
+    done = CliRunner().invoke(cli, [command, "--port", "0"])
+
+    assert done.exit_code == 0, done.output
+    assert (given["app"], given["http"]) == ("asgi_llmgate:app", BoundedProtocol)
+    assert given["timeout_graceful_shutdown"] == 120

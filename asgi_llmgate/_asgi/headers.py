@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # Above this level; needed only by name.
 
 __all__ = ["gateway_headers", "safe_value"]
 
+# As in records. A caller may name anything, and proxies give up at 4 KiB of headers.
+MAX_MODEL_CHARS = 256
+
 
 def safe_value(text: str) -> bytes:
     """Encode `text` for a header: what is not printable ASCII is percent-encoded.
@@ -36,7 +39,7 @@ def gateway_headers(context: GatewayContext) -> list[tuple[bytes, bytes]]:
     if context.target_provider is not None:
         headers.append((b"llmgate-provider", context.target_provider.encode()))
         if context.target_model is not None:
-            headers.append((b"llmgate-model", safe_value(context.target_model)))
+            headers.append((b"llmgate-model", safe_value(context.target_model[:MAX_MODEL_CHARS])))
         # The attempt that is being answered is noted only when it is over.
         made = sum(attempt.reason not in PASSED_OVER for attempt in context.attempts)
         headers.append((b"llmgate-attempts", b"%d" % (made + context.is_attempting)))

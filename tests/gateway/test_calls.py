@@ -56,6 +56,13 @@ async def test_a_provider_in_the_model_is_cut_off_on_the_way(
     assert upstream.last.url.startswith("https://api.groq.com/")
 
 
+async def test_a_name_without_end_is_cut_off_in_the_response_head(make_gate: MakeGate) -> None:
+    exchange = await call(make_gate(), {**CHAT, "model": "groq/" + "ü" * 5000}, key="sk-x")
+
+    assert exchange.status == 200
+    assert len(exchange.headers["llmgate-model"]) <= 6 * 256
+
+
 async def test_the_cost_stands_in_the_response_head(make_gate: MakeGate) -> None:
     gate = make_gate(price=lambda provider, model, usage: usage.input_tokens * 1000)
 

@@ -98,6 +98,7 @@ async def test_it_is_off_by_default_and_the_refusal_shows_no_key(make_gate: Make
     [
         ("GET", "/v1/chat/completions", "Use POST."),
         ("POST", "/v1/v1/messages", "leave it out of the base URL"),
+        ("POST", "/v1/chat/completions/", "Leave out the slash"),
     ],
 )
 async def test_a_wrong_path_is_told_what_to_do(
