@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import heapq
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -54,7 +53,7 @@ AT_ONCE = 500
 
 
 class RedisVectorIndex:
-    """Keep phrasings in Redis 8, or in Redis 7 with the search module.
+    """Keep phrasings in Redis 8, or in Redis 7 with the search module 2.10 or newer.
 
     Needs FT.SEARCH, FT.INFO, FT.CREATE and HSET, PEXPIREAT, MULTI, EXEC, DEL, UNLINK, SCAN, HMGET
     on keys that begin with `prefix`. Not for clusters.
@@ -120,14 +119,14 @@ class RedisVectorIndex:
         query = VectorQuery(
             vector=_packed(vector),
             vector_field_name="vector",
-            return_fields=["alias"],
             filter_expression=Tag("scope") == scope,
             dtype="float16",
             num_results=limit,
             ef_runtime=max(self._ef_runtime, limit) if is_hnsw else None,
         )
+        query.return_fields("alias", "vector", query.DISTANCE_ID, skip_decode="vector")
         rows = await self._search(len(vector), lambda index: index.query(query))
-        return self._neighbours(scope, rows, limit)
+        return self._neighbours(scope, vector, rows)
 
     async def add(self, scope: str, alias: Alias, vector: Vector) -> None:
         require_scope(scope)
@@ -190,21 +189,24 @@ class RedisVectorIndex:
         if self._is_ours:
             await self._client.aclose()
 
-    def _neighbours(self, scope: str, rows: list[dict[str, Any]], limit: int) -> list[Neighbour]:
+    def _neighbours(
+        self, scope: str, vector: Vector, rows: list[dict[str, Any]]
+    ) -> list[Neighbour]:
         now_us = self._clock_us()
         found = []
         for row in rows:
             # What expires while it is looked for comes without its fields.
-            alias = alias_of(row.get("alias"))
+            alias, packed = alias_of(row.get("alias")), row.get("vector")
             if alias is None or alias.expires_us <= now_us or f":{scope}:" not in row["id"]:
                 continue
-            try:
-                distance = float(row["vector_distance"])
-            except (KeyError, ValueError):
+            if not isinstance(packed, bytes) or len(packed) != 2 * len(vector):
                 continue
-            if not math.isnan(distance):
-                found.append(Neighbour(alias, min(2.0, max(0.0, distance))))
-        return heapq.nsmallest(limit, found, key=lambda one: one.distance)
+            # On some processors Redis adds up in float16; here it is as exact as elsewhere.
+            own = np.frombuffer(packed, dtype=np.float16).astype(np.float32)
+            score = float(own @ vector) / (float(np.linalg.norm(own)) or 1.0)
+            if not math.isnan(score):
+                found.append(Neighbour(alias, min(2.0, max(0.0, 1.0 - score))))
+        return sorted(found, key=lambda one: one.distance)
 
     async def _search(
         self,
