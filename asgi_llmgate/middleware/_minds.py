@@ -25,6 +25,8 @@ __all__ = ["Minds"]
 logger = logging.getLogger("asgi_llmgate")
 
 FOLLOW_EVERY_S = 1.0
+# The first who asks waits until it is read; longer than this is worse than not knowing.
+FIRST_WAIT_S = 1.0
 FIT_LEASE_S = 30.0
 # Labels that are taken in at once: some milliseconds of the event loop.
 SLICE = 150
@@ -94,7 +96,7 @@ class Minds:
             if followed.following is None:
                 followed.following = asyncio.create_task(self._follow(partition, followed))
             if followed.epoch is None:
-                await asyncio.wait([followed.following], timeout=FOLLOW_EVERY_S)
+                await asyncio.wait([followed.following], timeout=FIRST_WAIT_S)
         return followed.mind
 
     async def add(self, partition: str, labels: Iterable[Label]) -> None:
