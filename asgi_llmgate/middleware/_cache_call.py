@@ -405,9 +405,9 @@ class Call(Reading):
         context = self.context
         headers = cache_headers(
             CacheStatus.MISS if found.generations else CacheStatus.BYPASS,
-            reason=None if is_follower else context.cache_reason or self._forwarded(),
+            reason=None if is_follower else self._reason(),
             key=self.key,
-            similarity=None if is_follower else context.cache_similarity,
+            similarity=None if is_follower or self._is_discreet else context.cache_similarity,
             is_collapsed=is_follower,
             for_helicone=context.directives.uses_helicone,
         )
@@ -431,8 +431,18 @@ class Call(Reading):
 
         return marked
 
-    def _forwarded(self) -> str | None:
-        return None if self.plan.reads else "no-cache"
+    def _reason(self) -> str | None:
+        """Return why the provider is asked, as far as the caller may know."""
+        reason = None if self._is_discreet else self.context.cache_reason
+        return reason or (None if self.plan.reads else "no-cache")
+
+    @property
+    def _is_discreet(self) -> bool:
+        """What was near is somebody else's, and nobody is to learn what others ask."""
+        seen = self.seen
+        if seen is None or seen.decision.neighbour is None:
+            return False
+        return seen.decision.neighbour.alias.principal != seen.principal
 
     async def _keep(self, running: Running, began_us: int, free: Sequence[int]) -> None:
         cache, context, plan = self.cache, self.context, self.plan

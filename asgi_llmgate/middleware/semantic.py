@@ -77,10 +77,10 @@ class Seen(NamedTuple):
     reason: str | None = None
 
     @property
-    def detail(self) -> str:
-        """For `Cache-Status`."""
+    def detail(self) -> str | None:
+        """For `Cache-Status`; None where nothing was near."""
         if self.hit is None:
-            return self.reason or "none"
+            return self.reason if self.decision.neighbour is not None else None
         told = f"semantic;sim={self.decision.similarity:.3f}"
         if self.decision.probability is not None:
             told += f";p={self.decision.probability:.3f}"

@@ -368,3 +368,6 @@ async def test_users_share_only_where_that_is_configured_and_two_got_the_same(
 
     assert not is_hit(alone)
     assert is_hit(confirmed) is is_shared
+    # Who is served nothing does not learn what others ask.
+    assert "llmgate-cache-similarity" not in alone.headers
+    assert "detail" not in alone.headers["cache-status"]
