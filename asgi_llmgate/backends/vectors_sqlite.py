@@ -1,9 +1,7 @@
 """Phrasings by meaning, for all workers of a machine: kept in SQLite, looked at in memory.
 
-A scope is read when somebody first asks for it, on the event loop if it is small, and kept as a
-matrix as long as there is room. What this process adds is in its matrix at once and in the file
-some milliseconds later, written by a thread. What others did is in the table `changes`; a lookup
-looks there at most every 0.3 s, and only if anything was committed, which costs 2 µs to know.
+What this process adds is in its matrices at once and in the file some milliseconds later, written
+by a thread. What it removes is gone from both when it is told so.
 """
 
 from __future__ import annotations
@@ -29,6 +27,7 @@ from asgi_llmgate.backends.alias_matrices import (
 )
 from asgi_llmgate.backends.alias_rows import Change
 from asgi_llmgate.backends.flusher import Flusher
+from asgi_llmgate.backends.followed_scopes import FollowedScopes
 from asgi_llmgate.backends.sqlite_shared import SharedFile
 from asgi_llmgate.core.cache_key import CacheKey
 from asgi_llmgate.core.semantic.alias import Alias, Neighbour
@@ -44,11 +43,6 @@ logger = logging.getLogger("asgi_llmgate")
 
 VECTORS_FILE = "semantic_vectors.sqlite"
 
-FOLLOW_EVERY_S = 0.3
-# More changes than that are not read one by one, but with their scopes: for 2 ms are enough.
-FOLLOW_AT_ONCE = 100
-# A scope of no more rows is read on the event loop: less than 1 ms.
-SMALL = 64
 GATHER_S = 0.005
 UPKEEP_EVERY_S = 60.0
 # Beyond it the disk cannot follow: phrasings are then in memory only.
@@ -81,13 +75,16 @@ class SqliteVectorIndex:
         self._file = SharedFile(Path(folder) / VECTORS_FILE, alias_rows.SCHEMA)
         self._clock_us = clock_us
         self._max_aliases = max_aliases
-        self._max_per_scope = max_per_scope
-        self._matrices = AliasMatrices(
+        matrices = AliasMatrices(
             max_aliases=max_aliases,
             max_bytes=max_bytes,
             max_per_scope=max_per_scope,
             drops_scopes=True,
         )
+        self._scopes = FollowedScopes(
+            self._file, matrices, self._waiting_of, clock_us=clock_us, max_per_scope=max_per_scope
+        )
+        self._matrices = matrices
         self._start_empty()
         self._flusher = Flusher(
             self._work,
@@ -99,21 +96,15 @@ class SqliteVectorIndex:
 
     def _start_empty(self) -> None:
         self._name = secrets.token_hex(8)
-        self._matrices.clear()
-        self._opened = 0
-        self._seen = 0
-        self._data_version = 0
-        self._follow_at_s = 0.0
+        self._scopes.start_empty(self._name)
         self._lock = threading.Lock()  # of `_waiting`
         self._waiting: dict[tuple[str, str], Change] = {}
         self._upkeep_at_s = 0.0
         self._used: set[str] = set()
-        self._loads: dict[str, asyncio.Task[None]] = {}
-        self._outdated: set[str] = set()
 
     async def nearest(self, scope: str, vector: Vector, *, limit: int) -> list[Neighbour]:
         require_scope(scope)
-        await self._ready(scope)
+        await self._scopes.ready(scope)
         found = self._matrices.nearest(scope, vector, limit=limit, now_us=self._clock_us())
         if found:
             self._used.add(scope)
@@ -121,7 +112,7 @@ class SqliteVectorIndex:
 
     async def add(self, scope: str, alias: Alias, vector: Vector) -> None:
         require_scope(scope)
-        await self._ready(scope)
+        await self._scopes.ready(scope)
         now_us = self._clock_us()
         is_over = alias.expires_us <= now_us
         if is_over:
@@ -149,9 +140,7 @@ class SqliteVectorIndex:
         try:
             await self._file.write(remove)
         finally:
-            if (load := self._loads.get(scope)) is not None:
-                # What it read may be from before.
-                await asyncio.wait([load])
+            await self._scopes.settled(scope)
             self._matrices.remove(scope, list(ids))
 
     async def remove_answer(self, scope: str, answer: CacheKey) -> int:
@@ -182,7 +171,7 @@ class SqliteVectorIndex:
         try:
             return await self._file.write(purge)
         finally:
-            self._forget()
+            self._scopes.forget()
 
     async def listed(
         self, *, partition: str | None = None, limit: int = 100
@@ -213,89 +202,6 @@ class SqliteVectorIndex:
         self._flusher.reset()
         self._file.close()
         self._matrices.clear()
-
-    async def _ready(self, scope: str) -> None:
-        """See to it that the matrix of `scope` is as its rows were 0.3 s ago, and all of ours."""
-        reader = await self._file.reader()
-        try:
-            self._follow(reader)
-            if scope in self._matrices.scopes:
-                return
-            if scope not in self._loads:
-                waiting = self._waiting_of(scope)
-                now_us = self._clock_us()
-                rows = alias_rows.read_scope(reader, scope, now_us=now_us, limit=SMALL + 1)
-                if len(rows) <= SMALL:
-                    matrix = alias_rows.matrix_of(rows, waiting)
-                    self._matrices.install(scope, matrix, now_us=now_us)
-                    return
-                load = self._loads[scope] = asyncio.create_task(self._load(scope))
-                load.add_done_callback(lambda _: self._loads.pop(scope, None))
-        except apsw.Error as error:
-            raise self._file.failed(error) from error
-        # Who leaves does not take it from the others who wait for it.
-        await asyncio.shield(self._loads[scope])
-
-    async def _load(self, scope: str) -> None:
-        """Read a large scope, on a thread."""
-        while True:
-            self._outdated.discard(scope)
-            waiting = self._waiting_of(scope)
-            now_us = self._clock_us()
-            rows = await self._file.write(
-                lambda writer, now_us=now_us: alias_rows.read_scope(  # type: ignore[misc]  # default
-                    writer, scope, now_us=now_us, limit=self._max_per_scope
-                )
-            )
-            matrix = await asyncio.to_thread(alias_rows.matrix_of, rows, waiting)
-            if scope not in self._outdated:
-                self._matrices.install(scope, matrix, now_us=now_us)
-                return
-
-    def _follow(self, reader: apsw.Connection) -> None:
-        """Do in memory what others did in the file."""
-        if self._opened != self._file.opened:
-            self._opened = self._file.opened
-            _, self._seen = alias_rows.last_change(reader)
-            self._data_version = reader.pragma("data_version")
-            self._forget()
-            return
-        now_s = time.monotonic()
-        if now_s < self._follow_at_s:
-            return
-        self._follow_at_s = now_s + FOLLOW_EVERY_S
-        version = reader.pragma("data_version")
-        if version == self._data_version:
-            return
-        first, last = alias_rows.last_change(reader)
-        after, self._seen, self._data_version = self._seen, last, version
-        if first > after + 1:
-            self._forget()
-            return
-        if last - after > FOLLOW_AT_ONCE:
-            scopes = alias_rows.changed_scopes(reader, after, last, by=self._name)
-            for scope in scopes:
-                self._outdate(scope)
-            return
-        for scope, id_, alias, vector in alias_rows.changed(reader, after, last, by=self._name):
-            if scope not in self._matrices.scopes or scope in self._loads:
-                self._outdate(scope)
-            elif alias is None or vector is None or alias.expires_us <= self._clock_us():
-                self._matrices.remove(scope, [id_])
-            else:
-                self._matrices.add(scope, alias, vector, now_us=self._clock_us())
-
-    def _outdate(self, scope: str) -> None:
-        """Have a scope read again when it is next asked for."""
-        if scope == alias_rows.EVERYTHING:
-            self._forget()
-        self._matrices.drop(scope)
-        if scope in self._loads:
-            self._outdated.add(scope)
-
-    def _forget(self) -> None:
-        self._matrices.clear()
-        self._outdated.update(self._loads)
 
     def _waiting_of(self, scope: str) -> list[Change]:
         with self._lock:

@@ -15,7 +15,8 @@ import apsw
 import pytest
 
 from asgi_llmgate.backends.alias_rows import KEPT_CHANGES
-from asgi_llmgate.backends.vectors_sqlite import SMALL, VECTORS_FILE, SqliteVectorIndex
+from asgi_llmgate.backends.followed_scopes import SMALL
+from asgi_llmgate.backends.vectors_sqlite import VECTORS_FILE, SqliteVectorIndex
 from asgi_llmgate.errors import BackendError
 from tests.conftest import ROOT
 from tests.semantic_backends.making import OTHER, SCOPE, alias, answer, random_vectors, vector
