@@ -32,6 +32,7 @@ from asgi_llmgate.api.budgets import budget_routes
 from asgi_llmgate.api.cache import cache_routes
 from asgi_llmgate.api.ingest import ingest_routes
 from asgi_llmgate.api.keys import key_routes
+from asgi_llmgate.api.learned import learned_routes
 from asgi_llmgate.api.operations import Operations
 from asgi_llmgate.api.router import API_PREFIX, AdminApi, AdminRoute
 from asgi_llmgate.api.upstreams import upstream_families, upstream_routes
@@ -71,6 +72,7 @@ from asgi_llmgate.core.routes import match_route
 from asgi_llmgate.dispatch import Dispatch
 from asgi_llmgate.errors import BackendError, ConfigurationError, UnknownRouteError
 from asgi_llmgate.keyfile import admin_token
+from asgi_llmgate.learned import Learned
 from asgi_llmgate.logs import configure_logging, hide_keys_in_access_log
 from asgi_llmgate.middleware._login import HostLogin
 from asgi_llmgate.middleware._signed import SignedUsers
@@ -154,7 +156,11 @@ class LLMGate:
         self._given_limit_store = limit_store
         self._given_semantic = semantic
         self._own_client: Any = None
-        self.cache = Cache(lambda: self._cache_store, lambda: cache_secret_of(self.settings))
+        self.cache = Cache(
+            lambda: self._cache_store,
+            lambda: cache_secret_of(self.settings),
+            lambda: None if self._semantic is None else self._semantic.index,
+        )
         self._policies = (*policies, *(each.policy() for each in self.settings.policies))
         hide_keys_in_access_log()
 
@@ -204,6 +210,21 @@ class LLMGate:
         if self._given_semantic is not None:
             return self._given_semantic
         return semantic_tier_of(self.settings, post=self._post, count=self.metrics.count)
+
+    @cached_property
+    def learned(self) -> Learned | None:
+        """What the semantic cache has learned; None where there is none."""
+        tier = self._semantic
+        if tier is None:
+            return None
+        return Learned(
+            lambda: self._cache_store,
+            lambda: tier.index,
+            lambda: tier.labels,
+            lambda: cache_secret_of(self.settings),
+            policy=tier.policy,
+            count=self.metrics.count,
+        )
 
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Make a call of the gateway's own: it is policed, priced and logged like any other.
@@ -372,7 +393,8 @@ class LLMGate:
         given = settings.admin_token.get_secret_value() if settings.admin_token else None
         routes: list[AdminRoute] = []
         routes += key_routes(self.control, lambda: routes)
-        routes += cache_routes(lambda: self.cache)
+        routes += cache_routes(lambda: self.cache, lambda: self.learned, settings.data_dir)
+        routes += learned_routes(lambda: self.learned)
         routes += upstream_routes(lambda: self._registry, lambda: self._board)
         _, own, zone = limits_of(settings)
         routes += budget_routes(
@@ -536,6 +558,7 @@ class LLMGate:
                 await self._semantic.labels.aclose()
                 await self._semantic.embedder.aclose()
                 del made["_semantic"]
+                made.pop("learned", None)
         if self._own_client is not None:
             await self._own_client.aclose()
             self._own_client = None

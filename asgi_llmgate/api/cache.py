@@ -1,16 +1,19 @@
-"""The admin API of the cache: how much there is, and purging."""
+"""The admin API of the cache: how much there is, what it did, and purging."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from pydantic import Field
 
 from asgi_llmgate.api.models import Body
 from asgi_llmgate.api.router import AdminCall, AdminRoute
 from asgi_llmgate.cache import Cache
+from asgi_llmgate.cache_figures import cache_stats
 from asgi_llmgate.core.permissions import Permission
 from asgi_llmgate.errors import InvalidRequestError
+from asgi_llmgate.learned import Learned
 
 __all__ = ["cache_routes"]
 
@@ -28,9 +31,19 @@ class Purge(Body):
     everything: bool = False
 
 
-def cache_routes(cache: Callable[[], Cache]) -> list[AdminRoute]:
-    async def stats(_: AdminCall) -> dict[str, object]:
-        return await cache().stats()
+def cache_routes(
+    cache: Callable[[], Cache],
+    learned: Callable[[], Learned | None],
+    folder: Path,
+) -> list[AdminRoute]:
+    """Return the routes of the cache.
+
+    Args:
+        folder: The data folder, where workers leave what they counted.
+    """
+
+    async def stats(call: AdminCall) -> dict[str, object]:
+        return await cache_stats(cache(), learned(), folder, call.query.get("namespace") or None)
 
     async def purge(call: AdminCall) -> dict[str, object]:
         body: Purge = call.body
@@ -42,7 +55,12 @@ def cache_routes(cache: Callable[[], Cache]) -> list[AdminRoute]:
 
     return [
         AdminRoute(
-            "GET", "/cache/stats", Permission.CACHE_READ, stats, "Count the entries of the cache."
+            "GET",
+            "/cache/stats",
+            Permission.CACHE_READ,
+            stats,
+            "Count entries, hits by tier, misses, and what they saved.",
+            query={"namespace": "Only the calls of this tenant that the journal holds."},
         ),
         AdminRoute(
             "POST",

@@ -44,6 +44,8 @@ API_PREFIX = "/llmgate/api/v1"
 # A key with a hundred patterns in each list is 60 KB.
 MAX_BODY_BYTES = 128 * 1024
 
+STATIC_KEYS = frozenset({Permission.LOG_INGEST, Permission.CACHE_FEEDBACK})
+
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
@@ -96,7 +98,7 @@ class AdminApi:
         routes: The table.
         token: The admin token, which may do everything.
         keyring: Knows virtual keys, which may do what their scopes say.
-        static_keys: Those of the settings, which may hand in records.
+        static_keys: Those of the settings, which may hand in records and judge their answers.
 
     Raises:
         ConfigurationError: a route declares no permission, or is there twice.
@@ -177,7 +179,7 @@ class AdminApi:
         if self._static_keys is not None and scheme.lower() == b"bearer" and token.strip():
             principal = self._static_keys.find(token.strip().decode("latin-1"))
             if principal is not None:
-                return principal, frozenset({Permission.LOG_INGEST})
+                return principal, STATIC_KEYS
         raise AuthenticationError(
             "Send the admin token, or a virtual key, as `Authorization: Bearer …`. "
             "`llmgate admin-token` prints the former."

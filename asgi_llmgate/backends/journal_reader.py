@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -21,7 +21,7 @@ from asgi_llmgate.core.stats import CallFilter, StatsRow, parse_grouping, parse_
 from asgi_llmgate.errors import BackendError
 from asgi_llmgate.types import CallRecord
 
-__all__ = ["AmbiguousIdError", "JournalReader", "Progress"]
+__all__ = ["AmbiguousIdError", "CacheSums", "JournalReader", "Progress"]
 
 Progress = Callable[[float | None], None]
 """Told about ten times a second how many seconds a question has taken; None at its end."""
@@ -63,6 +63,15 @@ class AmbiguousIdError(LookupError):
     def __init__(self, ids: list[str]) -> None:
         super().__init__(f"{len(ids)} calls match: {', '.join(ids)}")
         self.ids = ids
+
+
+class CacheSums(NamedTuple):
+    """Calls with one status of the cache, of one tier."""
+
+    status: str
+    is_semantic: bool
+    calls: int
+    saved_nanousd: int
 
 
 class JournalReader:
@@ -161,6 +170,17 @@ class JournalReader:
             values,
         )
         return [_stats_row(*row) for row in rows]
+
+    def cache_sums(self, filters: CallFilter = ALL) -> list[CacheSums]:
+        """Return what became of the calls that could be cached."""
+        where, values = _conditions(filters)
+        rows = self._rows(
+            "SELECT c.cache, coalesce(c.cache_reason LIKE 'semantic;%', 0), count(*),"  # noqa: S608
+            " coalesce(sum(c.saved_nanousd), 0)"
+            f" FROM calls c WHERE {where} AND c.cache IS NOT NULL GROUP BY 1, 2",
+            values,
+        )
+        return [CacheSums(status, bool(semantic), *sums) for status, semantic, *sums in rows]
 
     def close(self) -> None:
         if self._connection is not None:

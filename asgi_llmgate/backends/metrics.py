@@ -27,7 +27,7 @@ from asgi_llmgate.types import CallRecord
 if TYPE_CHECKING:  # It needs SQLite's driver, which a sink in memory does without.
     from asgi_llmgate.backends.metrics_store import MetricsStore, Sums
 
-__all__ = ["CONTENT_TYPE", "Metrics", "render"]
+__all__ = ["CONTENT_TYPE", "Metrics", "counters", "render"]
 
 logger = logging.getLogger("asgi_llmgate")
 
@@ -45,6 +45,7 @@ HELP = {
     "llmgate_breaker_changes_total": "Changes of breakers and keys, by the state they came to.",
     "llmgate_breakers_open": "Breakers and keys out of use, those of callers among them.",
     "llmgate_keys_refused_total": "Answers that said that a key is not good, or has no money.",
+    "llmgate_cache_hits_total": "Calls answered from the cache, by the tier that knew the answer.",
     "llmgate_cache_total": "Calls that could be cached, by what became of that.",
     "llmgate_cache_saved_usd_total": "What answers cost that were not paid for again.",
     "llmgate_headers_dropped_total": "Headers left out because of an underscore in their name.",
@@ -56,6 +57,18 @@ HELP = {
     "llmgate_limits_degraded_total": "Calls decided without the store of the limits.",
     "llmgate_log_dropped_total": "Call records that could not be kept.",
     "llmgate_log_queue_length": "Call records that wait to be written.",
+    "llmgate_semantic_check_usd_total": "What it cost to ask the provider behind semantic hits.",
+    "llmgate_semantic_checks_skipped_total": "Checks of semantic hits that were over the budget.",
+    "llmgate_semantic_checks_total": "Semantic hits behind which the provider was asked.",
+    "llmgate_semantic_embed_seconds_total": "Time that questions took to become vectors.",
+    "llmgate_semantic_failures_total": "Calls that went on without the semantic cache: it failed.",
+    "llmgate_semantic_labels_total": "Stored answers found right or wrong, by how that was found.",
+    "llmgate_semantic_lessons_dropped_total": "Answers nothing was learned from: too many at once.",
+    "llmgate_semantic_looks_total": "Questions that were looked up by meaning, by what came of it.",
+    "llmgate_semantic_observed_usd_total": "What hits would have saved if they had been served.",
+    "llmgate_semantic_quarantined_total": "Phrasings forgotten because they led to a wrong answer.",
+    "llmgate_semantic_saved_usd_total": "What semantic hits cost when they were paid for.",
+    "llmgate_semantic_stale_tags_total": "Tags outdated because old answers proved wrong.",
 }
 
 
@@ -120,9 +133,16 @@ class Metrics:
     def _count_cache(self, record: CallRecord) -> None:
         said = "llmgate_cache_total", (("status", str(record.cache)),)
         self._counts[said] = self._counts.get(said, 0) + 1
+        is_semantic = (record.cache_reason or "").startswith("semantic;")
+        if record.cache in ("HIT", "STALE"):
+            hit = "llmgate_cache_hits_total", (("tier", "semantic" if is_semantic else "exact"),)
+            self._counts[hit] = self._counts.get(hit, 0) + 1
         if record.saved_nanousd:
-            saved = "llmgate_cache_saved_usd_total", ()
-            self._counts[saved] = self._counts.get(saved, 0) + record.saved_nanousd / 1e9
+            usd = record.saved_nanousd / 1e9
+            names = ["llmgate_cache_saved_usd_total"]
+            names += ["llmgate_semantic_saved_usd_total"] if is_semantic else []
+            for name in names:
+                self._counts[name, ()] = self._counts.get((name, ()), 0) + usd
 
     def count(self, name: str, value: float = 1, /, **labels: str) -> None:
         """Add `value` to the counter `name`, which ends in `_total` by convention.
@@ -249,10 +269,31 @@ def render(folder: Path) -> bytes:
     Raises:
         BackendError: the file cannot be read.
     """
+    _publish_all(folder)
+    return _text(*_store_in(folder, MAX_LABEL_SETS).read())
+
+
+def counters(folder: Path) -> dict[tuple[str, Labels], float]:
+    """Return the counters of all processes that used `folder`, by name and labels.
+
+    Blocks on the file: call it in a thread.
+
+    Raises:
+        BackendError: the file cannot be read.
+    """
+    _publish_all(folder)
+    sums, _ = _store_in(folder, MAX_LABEL_SETS).read()
+    return {
+        (family.removeprefix(COUNTERS), labels): numbers[0]
+        for (family, labels), numbers in sums.items()
+        if family.startswith(COUNTERS)
+    }
+
+
+def _publish_all(folder: Path) -> None:
     for metrics in list(_ALIVE):
         if metrics.folder is not None and metrics.folder.absolute() == folder.absolute():
             metrics.publish()
-    return _text(*_store_in(folder, MAX_LABEL_SETS).read())
 
 
 def _store_in(folder: Path, max_label_sets: int) -> MetricsStore:

@@ -29,6 +29,7 @@ __all__ = [
     "cache_key",
     "is_exact",
     "partition",
+    "partitions_of",
     "scope_key",
 ]
 
@@ -204,6 +205,11 @@ def partition(secret: bytes, namespace: str) -> str:
     """Return a name for `namespace` that does not tell it: 16 hex digits."""
     text = b"partition\0" + namespace.encode("utf-8", "surrogatepass")
     return hmac.digest(secret, text, "sha256").hex()[:16]
+
+
+def partitions_of(secret: bytes, tenant: str) -> list[str]:
+    """Return the partitions of a tenant, however he became known, or of a namespace."""
+    return [partition(secret, prefix + tenant) for prefix in ("own:", "byok:", "")]
 
 
 def _canonical(question: Question, ignored: list[str]) -> bytes:

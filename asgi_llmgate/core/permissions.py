@@ -17,6 +17,7 @@ __all__ = ["Permission", "permissions_of"]
 class Permission(StrEnum):
     BUDGETS_READ = "budgets:read"
     BUDGETS_WRITE = "budgets:write"
+    CACHE_FEEDBACK = "cache:feedback"
     CACHE_READ = "cache:read"
     CACHE_WRITE = "cache:write"
     DOCS_READ = "docs:read"
@@ -31,7 +32,7 @@ class Permission(StrEnum):
 
 # What is not named here needs the admin token.
 _BY_SCOPE: dict[KeyScope, frozenset[Permission]] = {
-    KeyScope.CALL: frozenset({Permission.SELF_READ}),
+    KeyScope.CALL: frozenset({Permission.SELF_READ, Permission.CACHE_FEEDBACK}),
     KeyScope.INGEST: frozenset({Permission.SELF_READ, Permission.LOG_INGEST}),
     KeyScope.READ: frozenset({Permission.SELF_READ, Permission.DOCS_READ}),
 }

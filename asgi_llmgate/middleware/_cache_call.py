@@ -161,6 +161,7 @@ class Call(Reading):
         is_stale = hit.verdict is Verdict.SOFT
         status = CacheStatus.STALE if is_stale else CacheStatus.HIT
         await self._give(hit, status, send)
+        tier.remember(self, seen)
         if self.plan.saves and tier.wants_check(seen):
             tier.checks_running += 1
             try:

@@ -17,6 +17,7 @@ import logging
 import os
 import random
 from collections.abc import Awaitable, Callable, Coroutine
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asgi_llmgate.context import GatewayContext
@@ -32,6 +33,7 @@ from asgi_llmgate.core.semantic.wording import unfit
 from asgi_llmgate.errors import BackendError
 from asgi_llmgate.middleware._minds import Minds
 from asgi_llmgate.middleware._semantic_learn import Lesson
+from asgi_llmgate.middleware._served import remember
 from asgi_llmgate.protocols import CacheStore, Count, Embedder, LabelStore, VectorIndex
 
 if TYPE_CHECKING:  # They import this module.
@@ -185,7 +187,9 @@ class SemanticTier:
             call.question(namespace)._replace(request=asked.rest, body=None),
             embedder=self.embedder.id,
         )
+        began_s = perf_counter()
         vector = await self.embedder.embed(asked.question)
+        self.count("embed_seconds_total", perf_counter() - began_s)
         neighbours = await self.index.nearest(scope, vector, limit=NEIGHBOURS)
         mind = await self.minds(cache.store).of(call.partition)
         principal = partition_of(cache.secret, f"principal:{who}")
@@ -224,6 +228,7 @@ class SemanticTier:
         if answers.hit is None:
             return seen._replace(reason="filling" if call.plan.slots > 1 else "gone")
         if self.policy.observes:
+            self.count("observed_usd_total", (answers.hit.entry.cost_nanousd or 0) / 1e9)
             return seen._replace(reason="observed")
         return seen._replace(hit=answers.hit)
 
@@ -241,6 +246,7 @@ class SemanticTier:
             self.count("checks_skipped_total")
             return False
         self._checks += 1
+        self.count("checks_total")
         return True
 
     def _can_pay(self) -> bool:
@@ -255,6 +261,11 @@ class SemanticTier:
         """Account for a check."""
         self._checked_nanousd += nanousd or 0
         self.count("check_usd_total", (nanousd or 0) / 1e9)
+
+    def remember(self, call: Call, seen: Seen) -> None:
+        """Keep what was served, for who says later that it was wrong. Returns at once."""
+        if len(self._lessons) < MAX_LESSONS:
+            self._behind(remember(call, seen))
 
     def learn(self, call: Call, seen: Seen, entry: Entry) -> None:
         """Learn from an answer that the provider has just given. Returns at once."""

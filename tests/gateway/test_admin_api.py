@@ -66,7 +66,7 @@ ROLES: dict[str, frozenset[Permission]] = {
     "nobody": frozenset(),
     "junk": frozenset(),
     "stranger": frozenset(),
-    "static key": frozenset({Permission.LOG_INGEST}),
+    "static key": frozenset({Permission.LOG_INGEST, Permission.CACHE_FEEDBACK}),
     "revoked": frozenset(),
     "expired": frozenset(),
     "call": permissions_of([KeyScope.CALL]),
