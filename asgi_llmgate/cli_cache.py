@@ -2,37 +2,73 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import re
-import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 
-from asgi_llmgate.assemble import cache_of
-from asgi_llmgate.cache import Cache
-from asgi_llmgate.errors import BackendError
-from asgi_llmgate.settings import load_settings
+from asgi_llmgate.cache_figures import cache_stats
+from asgi_llmgate.cli_learned import add_learned
+from asgi_llmgate.cli_opened import AsJson, fail, print_json, run
+from asgi_llmgate.cli_simulate import simulate_calls
 
 __all__ = ["app_cache"]
 
 app_cache = typer.Typer(help="Stored answers.", no_args_is_help=True)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+add_learned(app_cache)
+app_cache.command("simulate")(simulate_calls)
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @app_cache.command()
-def stats(as_json: AsJson = False) -> None:
-    """Count the entries."""
-    found = _run(lambda cache: cache.stats())
+def stats(
+    namespace: Annotated[
+        str | None, typer.Option(help="Only calls of this tenant that the journal holds.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count entries, hits, misses and what they saved."""
+    found = run(
+        lambda opened: cache_stats(
+            opened.cache, opened.learned, opened.settings.data_dir, namespace
+        )
+    )
     if as_json:
-        print(json.dumps(found))
+        print_json(found)
     else:
-        print(f"{found['entries']} entries, {found['bytes']} bytes")
+        for line in _stats_lines(found):
+            print(line)
+
+
+def _stats_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    def line(name: str, text: str) -> str:
+        return f"{name:<10} {text}"
+
+    if "entries" in found:
+        yield line("stored", f"{found['entries']} entries, {found['bytes']} bytes")
+    hits, share = found["hits"], found["hit_share"]
+    told = f"{hits['exact']} exact, {hits['semantic']} semantic"
+    yield line("hits", told if share is None else f"{told}: {share:.1%} of what could be")
+    yield line("misses", f"{found['misses']}, and {found['bypassed']} that could not be cached")
+    semantic = found["semantic"]
+    saved = f"${found['saved_usd']}, of it ${semantic['saved_usd']} by semantic hits"
+    if "check_usd" in semantic:
+        saved += f"; {semantic['checks']} checks cost ${semantic['check_usd']}"
+    yield line("saved", saved)
+    if "aliases" in semantic:
+        yield line(
+            "semantic",
+            f"{semantic['aliases']} phrasings in {semantic['scopes']} scopes,"
+            f" {semantic['labels']} labels, {semantic['quarantined']} phrasings taken back",
+        )
+    if semantic.get("would_have_served"):
+        yield line(
+            "observed",
+            f"{semantic['would_have_served']} more hits would have saved"
+            f" ${semantic['would_have_saved_usd']}",
+        )
 
 
 @app_cache.command()
@@ -52,11 +88,10 @@ def purge(
     if older_than is not None:
         match = re.fullmatch(r"(\d{1,9})([smhd])", older_than)
         if match is None:
-            _fail(f"{older_than!r} is not an age such as 90s, 30m, 12h or 7d.")
-        else:
-            age_s = float(match[1]) * _SECONDS[match[2]]
-    removed = _run(
-        lambda cache: cache.purge(
+            fail(f"{older_than!r} is not an age such as 90s, 30m, 12h or 7d.")
+        age_s = float(match[1]) * _SECONDS[match[2]]
+    removed = run(
+        lambda opened: opened.cache.purge(
             tags=tag or (),
             namespace=namespace,
             model=model,
@@ -68,27 +103,6 @@ def purge(
         )
     )
     if as_json:
-        print(json.dumps({"purged": True, "removed": removed}))
+        print_json({"purged": True, "removed": removed})
     else:
         print("Purged." if removed is None else f"{removed} entries removed.")
-
-
-def _run(act: Callable[[Cache], Awaitable[Any]]) -> Any:
-    async def run() -> Any:
-        cache, store = cache_of(load_settings())
-        try:
-            return await act(cache)
-        finally:
-            await store.aclose()
-
-    try:
-        return asyncio.run(run())
-    except ValueError as error:
-        _fail(f"{error}.")
-    except BackendError as error:
-        _fail(f"The cache does not answer: {error}")
-
-
-def _fail(message: str) -> None:
-    print(message, file=sys.stderr)
-    raise typer.Exit(1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from datetime import datetime, tzinfo
 
 import typer
@@ -18,7 +18,7 @@ from asgi_llmgate.core.record import escape_controls, public_record
 from asgi_llmgate.core.stats import StatsRow
 from asgi_llmgate.types import CallRecord
 
-__all__ = ["CALL_HEADER", "call_details", "call_line", "clip", "stats_table"]
+__all__ = ["CALL_HEADER", "call_details", "call_line", "clip", "stats_table", "table_lines"]
 
 NOTHING = "-"
 """Shown where a value is unknown, so that it cannot be taken for a zero."""
@@ -82,13 +82,19 @@ def stats_table(rows: Sequence[StatsRow], by: str) -> Iterator[str]:
     table = [titles, *([_group(row), *_sums([row]), *_percentiles(row)] for row in rows)]
     if len(rows) > 1:
         table.append(["all", *_sums(rows), *[""] * 6])
+    yield from table_lines(table, right=frozenset(range(1, len(titles))))
+
+
+def table_lines(
+    table: Sequence[Sequence[str]], *, right: Container[int] = frozenset()
+) -> Iterator[str]:
+    """Yield aligned lines; the first row are titles. `right` are columns of numbers."""
     widths = [max(map(_width, column)) for column in zip(*table, strict=True)]
     for cells in table:
-        first, *others = (
-            _pad(cell, width, is_right=place > 0)
+        yield "  ".join(
+            _pad(cell, width, is_right=place in right)
             for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        yield "  ".join([first, *others]).rstrip()
+        ).rstrip()
 
 
 def clip(text: str, width: int) -> str:

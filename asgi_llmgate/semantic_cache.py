@@ -13,7 +13,14 @@ from asgi_llmgate.semantic_index import ChosenIndex
 from asgi_llmgate.semantic_judge import Post, judge_by
 from asgi_llmgate.settings import Settings
 
-__all__ = ["label_store_of", "semantic_policy_of", "semantic_tier_of", "vector_index_of"]
+__all__ = [
+    "MINILM",
+    "label_store_of",
+    "missing_parts",
+    "semantic_policy_of",
+    "semantic_tier_of",
+    "vector_index_of",
+]
 
 NEEDED = ("numpy", "onnxruntime", "tokenizers")
 
@@ -34,8 +41,7 @@ def semantic_tier_of(
     given = settings.cache
     if given.mode == "exact":
         return None
-    needed = NEEDED if given.semantic.embedder == MINILM else NEEDED[:1]
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    missing = missing_parts(given.semantic.embedder)
     if missing:
         if given.mode == "auto":
             return None
@@ -58,6 +64,12 @@ def semantic_tier_of(
         judge=judge_by(semantic.judge, post) if semantic.judge and post else None,
         count=count,
     )
+
+
+def missing_parts(embedder: str = MINILM) -> list[str]:
+    """Return which packages of `asgi-llmgate[semantic]` are needed, and not installed."""
+    needed = NEEDED if embedder == MINILM else NEEDED[:1]
+    return [name for name in needed if importlib.util.find_spec(name) is None]
 
 
 def semantic_policy_of(settings: Settings) -> SemanticPolicy:
