@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from asgi_llmgate.cli_doctor_semantic import semantic_checks
 from asgi_llmgate.errors import BackendError, ConfigurationError
 from asgi_llmgate.settings import Settings
 
@@ -32,6 +33,7 @@ def run_checks(settings: Settings) -> list[Check]:
         *keys(settings),
         *control_store(settings),
         *limits(settings),
+        *(Check(*told) for told in semantic_checks(settings)),
         *unpriced_models(settings),
         *not_built(settings),
     ]

@@ -174,6 +174,49 @@ def test_without_a_semantic_cache_a_command_says_why(
     assert "cache.mode is exact" in result.output
 
 
+def doctor() -> dict[str, tuple[str, str]]:
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    return {each["name"]: (each["state"], each["detail"]) for each in json.loads(result.stdout)}
+
+
+def test_the_doctor_loads_the_embedder_and_says_what_was_learned(learned: Path) -> None:
+    told = doctor()
+
+    assert told["embedder"][0] == "ok"
+    assert "loaded in" in told["embedder"][1]
+    assert told["phrasings"] == ("ok", "embedded index in the data folder; 1 in 1 scopes")
+    assert told["semantic cache"][0] == "ok"
+    assert "serves nothing yet: 3 labels; cold: 3 of 100" in told["semantic cache"][1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "state", "said"),
+    [
+        ({"MODE": "exact"}, "ok", "off: cache.mode is exact"),
+        ({"SEMANTIC__OBSERVE": "true"}, "ok", "observes only"),
+        ({"MODE": "threshold", "SEMANTIC__THRESHOLD": "0.9"}, "warn", "no bound on wrong"),
+    ],
+    ids=str,
+)
+def test_the_doctor_tells_the_mode(
+    learned: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    state: str,
+    said: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"LLMGATE_CACHE__{name}", value)
+    told = doctor()["semantic cache"]
+
+    assert told[0] == state
+    assert said in told[1]
+
+
+def test_the_doctor_makes_no_folder(folder: Path) -> None:
+    assert doctor()["phrasings"][1].startswith("none yet")
+
+
 # --- simulate
 
 
