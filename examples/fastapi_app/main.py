@@ -1,13 +1,16 @@
 """The shop with models: what was added is all in this file."""
 
 from openai import AsyncOpenAI
-from shop import PRODUCTS, SECRET, User, app
+from shop import FAQ, PRODUCTS, SECRET, User, app
 
 from asgi_llmgate import LLMGate, RoutePolicy
 from asgi_llmgate.auth import HostRequestMiddleware, jwt
 from asgi_llmgate.middleware import InvalidateOn
+from asgi_llmgate.settings import load_settings
 
 gate = LLMGate(
+    # An answer that two customers got alike is given to all.
+    load_settings(cache={"semantic": {"scope": "tenant"}}),
     authenticate=jwt(secret=SECRET, audience="shop", tenant="shop"),
     policies=[
         # Customers may chat, with the small models; each call is somebody's.
@@ -64,3 +67,19 @@ async def ask(user: User, question: str) -> dict[str, str | None]:
         extra_headers={"LLMGate-Cache-Enabled": "true", "LLMGate-Property-Feature": "ask"},
     )
     return {"text": answer.choices[0].message.content}
+
+
+@app.post("/faq")
+async def faq(user: User, question: str) -> dict[str, str | None]:
+    """Answer common questions; asked in other words, they are answered from the cache."""
+    answer = await models.chat.completions.with_raw_response.create(
+        model="gpt-4o-mini",
+        temperature=0,
+        messages=[
+            {"role": "system", "content": f"Answer from this text, and from nothing else: {FAQ}"},
+            {"role": "user", "content": question},
+        ],
+        extra_headers={"LLMGate-Cache-Enabled": "true", "LLMGate-Property-Feature": "faq"},
+    )
+    text = answer.parse().choices[0].message.content
+    return {"text": text, "cache": answer.headers["llmgate-cache"]}

@@ -10,6 +10,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 SECRET = os.environ.get("SHOP_SECRET", "only-for-trying-this-out-0123456789")
 USERS = {"ada": "lovelace", "grace": "hopper"}
+FAQ = """\
+Parcels arrive within three days. Returns are free for a month. We take cards and bank transfers.
+The shop in Main Street is open from nine to six. Engines have a warranty of five years.
+Gift wrapping costs two dollars. Broken engines are repaired in our workshop."""
 PRODUCTS = {"difference engine": 17_000, "slide rule": 12}
 
 app = FastAPI(title="A shop")
