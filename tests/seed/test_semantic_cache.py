@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from tests import wire
+from tests.backends.records import wait_until
 from tests.e2e.conftest import Calls
 from tests.provider import Answer, Provider
 from tests.servers import Gateway, all_at, running_gateway
@@ -67,8 +68,15 @@ def test_a_bucket_of_twenty_fills_and_then_answers(
 
 
 def test_other_words_are_a_hit_only_once_there_is_evidence(
-    client: openai.OpenAI, provider: Provider
+    client: openai.OpenAI, keyed: Gateway, provider: Provider
 ) -> None:
+    admin = {"authorization": f"Bearer {(keyed.data_dir / 'admin_token').read_text().strip()}"}
+
+    def is_learned(question: str) -> bool:
+        """Answers are learned behind the call that brought them."""
+        answer = keyed.http.get("/llmgate/api/v1/cache/aliases", headers=admin)
+        return question in {row["question"] for row in answer.json()["aliases"]}
+
     def ask(question: str, **headers: str) -> Mapping[str, str]:
         return client.chat.completions.with_raw_response.create(
             model="gpt-4o",
@@ -77,8 +85,10 @@ def test_other_words_are_a_hit_only_once_there_is_evidence(
         ).headers
 
     insisting = {"LLMGate-Cache-Mode": "threshold", "LLMGate-Cache-Threshold": "0.8"}
+    first = ask("What are your opening hours?")
+    wait_until(lambda: is_learned("What are your opening hours?"))
     told = [
-        ask("What are your opening hours?"),
+        first,
         ask("What are your opening hours, please?"),
         ask("Say, what are your opening hours, please?", **insisting),
     ]
