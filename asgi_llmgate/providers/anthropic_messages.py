@@ -64,6 +64,17 @@ class Turns:
             case _:
                 self._append("user", self._blocks(message.get("content"), where))
 
+    def finish(self) -> None:
+        """Make the turns such as the API takes them, when all of them are there."""
+        if not self.messages or self.messages[0]["role"] != "user":
+            # The first turn must be the user's, and must not be empty.
+            self.messages.insert(0, {"role": "user", "content": [{"type": "text", "text": "."}]})
+        last = self.messages[-1]
+        block = last["content"][-1]
+        if last["role"] == "assistant" and block["type"] == "text":
+            # The beginning of an answer is refused if it ends in space.
+            block["text"] = block["text"].rstrip()
+
     def _append(self, role: str, blocks: list[dict[str, Any]]) -> None:
         if not blocks:
             return

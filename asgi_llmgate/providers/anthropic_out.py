@@ -54,6 +54,7 @@ class AnthropicOut:
         messages = rest.pop("messages")
         for index, message in enumerate(messages):
             turns.add(message, index)
+        turns.finish()
         older, newer = rest.pop("max_tokens", None), rest.pop("max_completion_tokens", None)
         limit = older if newer is None else newer
         body: dict[str, Any] = {

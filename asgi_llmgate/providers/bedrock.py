@@ -54,6 +54,7 @@ class ConverseOut:
         messages = rest.pop("messages")
         for index, message in enumerate(messages):
             turns.add(message, index)
+        turns.finish()
         stream = bool(rest.pop("stream", None))
         for name in ("model", "stream_options", "cache_control", "include_thoughts"):
             rest.pop(name, None)

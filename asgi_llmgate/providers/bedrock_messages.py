@@ -71,6 +71,11 @@ class Turns:
                     blocks.append({"text": "."})  # A document is refused without a text.
                 self._append("user", blocks)
 
+    def finish(self) -> None:
+        """Have a user's turn where there were only instructions."""
+        if not self.messages:
+            self.messages.append(_nothing())
+
     def _append(self, role: str, blocks: list[dict[str, Any]]) -> None:
         if not blocks:
             return
@@ -78,8 +83,7 @@ class Turns:
             self.messages[-1]["content"] += blocks
             return
         if not self.messages and role == "assistant":
-            # The first turn must be the user's, and must not be empty.
-            self.messages.append({"role": "user", "content": [{"text": "."}]})
+            self.messages.append(_nothing())
         self.messages.append({"role": role, "content": blocks})
 
     def _assistant(self, message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
@@ -172,6 +176,11 @@ class Turns:
             "source": {"bytes": encoded},
         }
         return {"document": document}
+
+
+def _nothing() -> dict[str, Any]:
+    """Return a user's turn, which must be the first, and must not be empty."""
+    return {"role": "user", "content": [{"text": "."}]}
 
 
 def cache_point(marked: Mapping[str, Any]) -> list[dict[str, Any]]:

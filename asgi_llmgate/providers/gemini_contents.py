@@ -56,6 +56,11 @@ class Contents:
             case _:
                 self._append("user", self._parts(message.get("content"), where))
 
+    def finish(self) -> None:
+        """Have a user's turn where there were only instructions."""
+        if not self.contents:
+            self.contents.append(_nothing())
+
     def _append(self, role: str, parts: list[dict[str, Any]]) -> None:
         if not parts:
             return
@@ -63,8 +68,7 @@ class Contents:
             self.contents[-1]["parts"] += parts
             return
         if not self.contents and role == "model":
-            # The API wants a user's turn first; a single space says nothing.
-            self.contents.append({"role": "user", "parts": [{"text": " "}]})
+            self.contents.append(_nothing())
         self.contents.append({"role": role, "parts": parts})
 
     def _model_parts(self, message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
@@ -165,6 +169,11 @@ class Contents:
                 return None
             case kind:
                 raise refuse(where, f"`{kind}` content is known to one provider only")
+
+
+def _nothing() -> dict[str, Any]:
+    """Return a user's turn, which the API wants first; a single space says nothing."""
+    return {"role": "user", "parts": [{"text": " "}]}
 
 
 def _data(url: str, default: str, where: str) -> dict[str, Any]:

@@ -286,6 +286,8 @@ def _config(config: Mapping[str, Any], request: Inner) -> None:
     if wanted:
         named = {"name": "answer", "schema": wanted}
         request["response_format"] = {"type": "json_schema", "json_schema": named}
+        if mime == "text/x.enum":  # It comes as JSON: in quotes.
+            request["generationConfig.responseMimeType"] = mime
     elif mime == "application/json":
         request["response_format"] = {"type": "json_object"}
     elif mime and mime != "text/plain":
@@ -327,11 +329,16 @@ def json_schema_of(schema: Any) -> Any:
             made[name] = json_schema_of(value)
         elif name in {"minItems", "maxItems", "minLength", "maxLength"}:
             made[name] = int(value)  # Google writes 64-bit integers as strings.
+        elif name == "format" and value in _OPENAPI_FORMATS:
+            pass  # Widths of numbers, and `enum`: no JSON schema has them.
         elif name not in {"nullable", "propertyOrdering", "example"}:
             made[name] = value
     if schema.get("nullable") and isinstance(made.get("type"), str):
         made["type"] = [made["type"], "null"]
     return made
+
+
+_OPENAPI_FORMATS = frozenset({"enum", "int32", "int64", "float", "double"})
 
 
 def _tool_choice(config: Mapping[str, Any]) -> Any:

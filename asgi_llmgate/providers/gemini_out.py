@@ -54,6 +54,7 @@ class GeminiOut:
         contents = Contents(names, losses, signs=target.capabilities.thinking == "level")
         for index, message in enumerate(rest.pop("messages")):
             contents.add(message, index)
+        contents.finish()
         stream = bool(rest.pop("stream", None))
         for name in ("model", "stream_options", "cache_control"):
             rest.pop(name, None)

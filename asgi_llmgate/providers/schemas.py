@@ -1,6 +1,7 @@
 """JSON schemas, as providers that hold a model to them take them.
 
-Sources: platform.claude.com (structured outputs), developers.openai.com (supported schemas).
+Sources: platform.claude.com (structured outputs) and what the anthropic SDK 2.14 makes of schemas,
+developers.openai.com (supported schemas).
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ def closed_schema(schema: Any) -> Any:
     closed: dict[str, Any] = {}
     notes = []
     for key, value in schema.items():
-        if key in _UNSUPPORTED or (key == "minItems" and value not in (0, 1)):
+        if _is_unsupported(key, value):
             notes.append(f"{key}: {value}")
+        elif key == "oneOf":
+            closed["anyOf"] = closed_schema(value)
         elif key in _NAMED and isinstance(value, dict):
             closed[key] = {name: closed_schema(inner) for name, inner in value.items()}
         elif key in _VALUES:
@@ -63,6 +66,15 @@ def fits_strict(schema: Any) -> bool:
     )
 
 
+def _is_unsupported(key: str, value: Any) -> bool:
+    match key:
+        case "minItems":
+            return value not in (0, 1)
+        case "format":
+            return value not in _FORMATS
+    return key in _UNSUPPORTED
+
+
 def _is_object(schema: Mapping[str, Any]) -> bool:
     kinds = schema.get("type")
     return kinds == "object" or (isinstance(kinds, list) and "object" in kinds)
@@ -74,6 +86,21 @@ _NAMED = frozenset({"properties", "$defs", "definitions"})
 _VALUES = frozenset({"enum", "const", "required", "default"})
 """Keywords whose values are no schemas."""
 
+_FORMATS = frozenset(
+    {
+        "date-time",
+        "time",
+        "date",
+        "duration",
+        "email",
+        "hostname",
+        "uri",
+        "ipv4",
+        "ipv6",
+        "uuid",
+    }
+)
+
 _UNSUPPORTED = frozenset(
     {
         "minimum",
@@ -82,6 +109,7 @@ _UNSUPPORTED = frozenset(
         "exclusiveMaximum",
         "multipleOf",
         "minLength",
+        "pattern",
         "maxLength",
         "maxItems",
         "uniqueItems",

@@ -41,6 +41,7 @@ from asgi_llmgate.providers.inner import (
     StreamEncoder,
     TargetInfo,
 )
+from asgi_llmgate.providers.json_root import RootOpener, opened, with_object_root
 from asgi_llmgate.providers.provider_errors import (
     ProviderError,
     incomplete_stream,
@@ -98,9 +99,11 @@ class Translation:
     def __init__(self, source: str, target_format: str, *, call_id: str, created: int) -> None:
         self._source = source
         self._in = INBOUND[source]
+        self._target = target_format
         self._out = OUTBOUND[target_format]
         self._call = Call(id=call_id, created=created, model="", request={})
         self._stands_for: Mapping[str, ClientTool] = {}
+        self._has_root = False
 
     def request(
         self,
@@ -127,6 +130,9 @@ class Translation:
             plain = inner
             if self._source in _WITH_CLIENT_TOOLS:
                 plain, self._stands_for = as_functions(inner, losses)
+            if self._target != "gemini":  # Which takes any schema.
+                rooted = with_object_root(plain)
+                self._has_root, plain = rooted is not plain, rooted
             encoded = self._out.encode_request(plain, target)
         except TranslationError as error:
             if inner and error.param:  # Decoders know the caller's names, encoders ours.
@@ -155,7 +161,7 @@ class Translation:
         """
         try:
             inner = self._out.decode_response(body, self._call)
-            if self._stands_for:
+            if self._stands_for or self._has_root:
                 self._restore(inner)
             return self._in.encode_response(inner, self._call)
         except UNREADABLE as error:
@@ -173,12 +179,15 @@ class Translation:
             self._out.stream_decoder(self._call),
             self._in.stream_encoder(self._call),
             CallRestorer(self._stands_for) if self._stands_for else None,
+            RootOpener() if self._has_root else None,
         )
 
     def _restore(self, response: Inner) -> None:
         for choice in response["choices"]:
             message = choice["message"]
-            if message.get("tool_calls"):
+            if self._has_root and message.get("content"):
+                message["content"] = opened(message["content"])
+            if self._stands_for and message.get("tool_calls"):
                 calls = [restored(call, self._stands_for) for call in message["tool_calls"]]
                 message["tool_calls"] = calls
 
@@ -220,10 +229,12 @@ class StreamTranslation:
         decoder: StreamDecoder,
         encoder: StreamEncoder,
         restorer: CallRestorer | None = None,
+        opener: RootOpener | None = None,
     ) -> None:
         self._decoder = decoder
         self._encoder = encoder
         self._restorer = restorer
+        self._opener = opener
         self._closed = False
         self.begun = False
         self.usage: Inner | None = None
@@ -263,6 +274,8 @@ class StreamTranslation:
             if chunk.get("usage"):
                 self.usage = chunk["usage"]
             self.begun = True
+            if self._opener is not None:
+                chunk = self._opener.feed(chunk)
             if self._restorer is None:
                 out.append(self._encoder.feed(chunk))
             else:
