@@ -16,7 +16,14 @@ from asgi_llmgate.providers._sse import named_event
 from asgi_llmgate.providers.inner import Call, Inner
 from asgi_llmgate.providers.provider_errors import ProviderError, anthropic_error
 
-__all__ = ["TOOL_ID", "AnthropicStreamEncoder", "citations", "stop_fields", "usage_fields"]
+__all__ = [
+    "TOOL_ID",
+    "AnthropicStreamEncoder",
+    "citations",
+    "shown_model",
+    "stop_fields",
+    "usage_fields",
+]
 
 TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 
@@ -86,7 +93,7 @@ class AnthropicStreamEncoder:
             "id": chunk.get("id") or f"msg_{self._call.id}",
             "type": "message",
             "role": "assistant",
-            "model": chunk.get("model") or self._call.model,
+            "model": shown_model(chunk, self._call),
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
@@ -186,6 +193,14 @@ class AnthropicStreamEncoder:
             }
             out += named_event(event)
         return out
+
+
+def shown_model(answer: Mapping[str, Any], call: Call) -> Any:
+    """Return the model that an answer names: the one its caller asked for.
+
+    Claude Code sends signed reasoning back to no other model than the one that it asked.
+    """
+    return call.model or answer.get("model")
 
 
 def citations(message: Mapping[str, Any], text: str) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from asgi_llmgate.providers.anthropic_encoder import (
     TOOL_ID,
     AnthropicStreamEncoder,
     citations,
+    shown_model,
     stop_fields,
     usage_fields,
 )
@@ -100,7 +101,7 @@ class AnthropicIn:
             "id": message_id(response, call),
             "type": "message",
             "role": "assistant",
-            "model": response.get("model") or call.model,
+            "model": shown_model(response, call),
             "content": _content(message),
         }
         stop = stop_fields(choice, refused=bool(message.get("refusal")))

@@ -260,3 +260,16 @@ def test_a_gemini_caller_without_sse_gets_an_array() -> None:
     texts = [r["candidates"][0]["content"]["parts"][0]["text"] for r in json.loads(raw)]
     assert "".join(texts) == "Hello!"
     assert json.loads(half)[-1]["error"]["status"] == "INTERNAL"
+
+
+def test_an_anthropic_caller_is_told_the_model_that_was_asked_for() -> None:
+    stream = started("anthropic-messages", "openai-chat")
+    [begun] = sdk.payloads(stream.feed(sse(chat({"content": "Hi"}) | {"model": "other"})[0]))[:1]
+    translation = Translation("anthropic-messages", "openai-chat", call_id="0198-aa", created=1)
+    to = TargetInfo("some-model", "someone", capabilities_of("some-model"))
+    translation.request(BODIES["anthropic-messages"] | {"model": "google/g"}, to)
+    choice = {"message": {"content": "Hi"}, "finish_reason": "stop"}
+    answer = translation.response({"model": "other", "choices": [choice]})
+
+    assert begun[1]["message"]["model"] == "m"
+    assert answer["model"] == "google/g"
