@@ -126,6 +126,9 @@ class Rule:
             header_named(policy.path, name, any_property=True) for name in policy.forbid
         ]
         self._require = [header_named(policy.path, name) for name in policy.require]
+        if self.needs_proof:
+            # Who is proven has no need of the header, and whom only the header names is refused.
+            self._require = [header for header in self._require if header.field != "user_id"]
         self.requires_user = any(header.field == "user_id" for header in self._require)
         if self.requires_user and not self.takes_word:
             wanted = "identity='require' alone demands a user who is proven"

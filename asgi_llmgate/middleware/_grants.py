@@ -52,10 +52,13 @@ async def named_models(context: GatewayContext, *, by_model: bool) -> list[str |
 
 async def _request(context: GatewayContext) -> dict[str, Any] | None:
     """Return the JSON object of the request; None if it has none that names a model."""
-    if context.route.is_json:
+    route = context.route
+    if route.is_json:
         return await context.body.json()
     is_json = context.headers.get(b"content-type", b"").lower().startswith(b"application/json")
-    if context.route.provider is None or context.route.format is None or not is_json:
+    # Of a provider only routes that are known, and paths of an app of one's own; what uploads,
+    # files and batches say of a model is not what they are for.
+    if (route.provider is None) is not (route.format is None) or not is_json:
         return None
     try:
         value = loads(await context.body.read())

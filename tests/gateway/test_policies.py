@@ -279,3 +279,37 @@ async def test_two_keys_without_users_never_share_one(
         await call(gate, {**CHAT, "user": claimed}, headers=headers, key="sk-own")
 
     assert [record.user_id for record in log.records] == ["svc:one", "svc:two", "svc:two"]
+
+
+async def test_a_policy_may_say_everything_at_once(make_gate: MakeGate) -> None:
+    def login(request: Any) -> Principal | None:
+        name = request.headers.get("x-user")
+        return Principal("shop", PrincipalKind.HOST, name, user_id=name) if name else None
+
+    policy = {
+        "path": "/v1/chat/*",
+        "methods": ["POST"],
+        "default": {"Property-Feature": "chat"},
+        "force": {"Omit-Request": True},
+        "forbid": ["Target-URL"],
+        "require": ["User-Id", "Session-Id"],
+        "identity": "require",
+        "models": ["gpt-4o*"],
+        "providers": ["openai"],
+        "guarded": True,
+    }
+    gate = make_gate(
+        login,
+        keys=f"shop:{KEY}",
+        policies=[policy],
+        providers={"openai": {"api_key": "sk-pooled"}},
+    )
+    session = {"llmgate-session-id": "s"}
+    proven = await call(gate, CHAT, headers={"x-user": "ada", **session})
+    without = await call(gate, CHAT, headers={"x-user": "ada"})
+    word = await call(gate, CHAT, key=KEY, headers={"llmgate-user-id": "ada", **session})
+
+    assert proven.status == 200
+    assert (without.status, without.json()["error"]["param"]) == (400, "LLMGate-Session-Id")
+    assert word.status == 403
+    assert "LLMGate-User-Id is not enough" in word.json()["error"]["message"]

@@ -245,3 +245,24 @@ async def test_a_policy_outside_of_auth_is_a_wiring_mistake(app: App) -> None:
 
     with pytest.raises(ConfigurationError, match="PolicyMiddleware wraps AuthMiddleware"):
         await call(wrong, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (CHAT, 200),
+        ({**CHAT, "model": "o3"}, 403),
+        ({"question": "?"}, 403),
+        (b'{"model":"gpt-4o","model":"o3"}', 403),
+        (b"no json", 403),
+    ],
+    ids=["allowed", "another", "none", "two", "no JSON"],
+)
+async def test_the_model_of_ones_own_endpoint_is_looked_for_in_its_body(
+    app: App, body: Any, status: int
+) -> None:
+    guard = PolicyMiddleware(app, policies=[RoutePolicy("/support/*", models=["gpt-4o"])])
+    exchange = await call(guard, body, path="/support/ask")
+
+    assert exchange.status == status
+    assert bool(app.body) is (status == 200)
