@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from starlette.types import Scope
 
 from asgi_llmgate.core.credentials import BYOK_PREFIX, Credentials, without_credentials
+from asgi_llmgate.core.tags import SYNTHETIC
 from asgi_llmgate.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -109,6 +110,9 @@ class HostLogin:
             if not isinstance(answer, Principal) or answer.tenant.startswith(BYOK_PREFIX):
                 logger.error("authenticate= returned no proper Principal: %s", type(answer))
                 raise _unavailable()
+            if answer.user_id is not None and answer.user_id.startswith(SYNTHETIC):
+                # Else whoever may choose his own name could pass for a key that has no user.
+                raise ForbiddenError(f"Names of users that begin with {SYNTHETIC} are reserved.")
             return answer
         return None
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.signed_user import SIGNED_USER, Nonces, key_bytes, read
+from asgi_llmgate.core.tags import SYNTHETIC
 from asgi_llmgate.errors import ConfigurationError, InvalidRequestError
 from asgi_llmgate.types import Secret
 
@@ -63,6 +64,12 @@ class SignedUsers:
         now_s = self._clock()
         signed = read(value, self._key, now_s=now_s)
         self._nonces.use(signed.nonce, now_s)
+        if signed.user_id.startswith(SYNTHETIC):
+            raise InvalidRequestError(
+                f"{SIGNED_USER}: names of users that begin with {SYNTHETIC} are reserved.",
+                code="invalid_header",
+                param=SIGNED_USER,
+            )
         return signed.user_id
 
 

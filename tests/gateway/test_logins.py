@@ -94,3 +94,19 @@ def test_within_one_request_it_may_be_asked_again() -> None:
 def test_a_short_key_stops_the_start() -> None:
     with pytest.raises(ConfigurationError, match="HINT: "):
         signed_header("short")
+
+
+async def test_nobody_passes_for_a_key_without_a_user_by_his_name(make_gate: MakeGate) -> None:
+    gate = make_gate(
+        authenticate=starlette_user(tenant="shop"),
+        keys="app:lg_app_0123456789",
+        auth={"signing_key": KEY},
+        providers={"openai": {"api_key": "sk-pooled"}},
+    )
+    host = AuthenticationMiddleware(gate, backend=Header())
+    login = await call(host, headers={"x-user": "svc:app"})
+    signed = await call(host, key="lg_app_0123456789", headers=sign_user_header("svc:app", KEY))
+
+    assert (login.status, signed.status) == (403, 400)
+    for refused in (login, signed):
+        assert "svc: are reserved" in refused.json()["error"]["message"]
