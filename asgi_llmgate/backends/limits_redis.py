@@ -174,9 +174,10 @@ class RedisMeters:
         grants = []
         undo = self._client.pipeline(transaction=False)
         for meter, needed, wanted in wants:
-            current = int(next(answers))
+            # Less than was just added is what a Redis counts that has lost its memory.
+            current = max(wanted, int(next(answers)))
             next(answers)
-            last = int(next(answers) or 0)
+            last = max(0, int(next(answers) or 0))
             spent = int(next(answers) or 0) if meter.kind is Kind.BUDGET else 0
             used, standing = self._used(meter, last, current, spent, now_ns)
             amount = min(wanted, wanted + meter.quota - used)
@@ -262,6 +263,8 @@ class RedisMeters:
             amount -= taken
             if taken and place >= now_place - 1:
                 pipeline.decrby(self._at(meter, place), taken)
+                # A Redis that lost its memory meanwhile makes the key anew, without an end.
+                pipeline.expire(self._at(meter, place), self._life_s(meter))
             if not slots[place] or place < now_place - 1:
                 del slots[place]
         if not slots:
@@ -290,6 +293,7 @@ class RedisMeters:
                 held = slots.pop(place)
                 if place == slot - 1:
                     pipeline.decrby(self._at(meter, place), held)
+                    pipeline.expire(self._at(meter, place), SLOT_LIFE_S)
             slots[slot] = slots.get(slot, 0) + old
         name = f"{self._prefix}workers:"
         pipeline.incr(f"{name}{slot}")

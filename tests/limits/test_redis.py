@@ -13,6 +13,7 @@ import pytest
 from asgi_llmgate.backends.limits_redis import SLOT_NS, RedisMeters
 from asgi_llmgate.backends.limits_shared import Grant, SharedLimitStore, Want
 from asgi_llmgate.core.meters import Claim, Kind, Meter
+from asgi_llmgate.core.purse import Posting
 from asgi_llmgate.protocols import Taken
 from tests.cache.redis_server import RedisServer
 from tests.conftest import requires
@@ -203,6 +204,24 @@ async def test_who_comes_while_others_wait_for_a_silent_store_does_not_wait_as_l
     assert second.hold is not None
     assert len(asked) == 1
     await store.aclose()
+
+
+async def test_a_redis_that_lost_its_memory_keeps_nothing_for_ever_and_is_owed_nothing(
+    server: RedisServer,
+) -> None:
+    meters = RedisMeters.from_url(url(server))
+    rate, slots = Meter("rate", Kind.RATE, 10, HOUR), Meter("calls", Kind.CONCURRENT, 10)
+    await meters.draw([Want(rate, 1, 8), Want(slots, 1, 8)])
+    server.command("FLUSHALL")
+    await meters.post([Posting(rate, 1, 7), Posting(slots, 0, 8)])
+    keys = [line for line in server.command("KEYS", "llmgate:*").split(b"\r\n") if b":" in line]
+    lives = [server.command("TTL", key.decode()) for key in keys if key.startswith(b"llmgate:")]
+    grants = await meters.draw([Want(rate, 1, 11), Want(slots, 1, 11)])
+    await meters.aclose()
+
+    assert lives
+    assert not [life for life in lives if life.startswith(b":-1")]
+    assert [grant.amount for grant in grants] == [10, 10]
 
 
 async def test_what_a_dead_worker_held_comes_back_and_a_living_one_keeps_it(
