@@ -303,7 +303,7 @@ class LLMGate:
         )
         self._limit_store.on_spent = self._alerts.on_spent
         limiting = LimitsMiddleware(
-            IdempotencyMiddleware(cache),
+            IdempotencyMiddleware(cache, store=self._cache_store, secret=cache_secret_of(settings)),
             store=self._limit_store,
             policies=rates,
             budgets=budgets,

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 
-__all__ = ["NO_RETRY", "RetryBudget", "RetryPolicy", "asked_wait", "duration_s", "moment_s"]
+__all__ = [
+    "NO_RETRY",
+    "RETRYABLE",
+    "RetryBudget",
+    "RetryPolicy",
+    "asked_wait",
+    "duration_s",
+    "moment_s",
+]
 
 # Statuses that a moment later may be another. Source: the official SDKs of OpenAI and Anthropic.
 RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})

@@ -300,7 +300,8 @@ class Call(Reading):
         outcome = running.outcome
         lease: Lease | None = None
         if takes_lease and cache.lease_s > 0 and cache.store.is_shared:
-            lease = Lease(cache, lease_name(self.key, running.generations))
+            name = lease_name(self.key, running.generations)
+            lease = Lease(cache.store, name, ttl_s=cache.lease_s, complain=cache.complain)
             outcome.entry = await self._await_other(lease)
             if outcome.entry is not None:
                 return

@@ -1,18 +1,17 @@
-"""Which of several workers asks the provider."""
+"""Who does something, among workers that share a store."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from asgi_llmgate.core.cache_key import CacheKey
 from asgi_llmgate.core.cache_plan import BUMPS
 from asgi_llmgate.errors import BackendError
-
-if TYPE_CHECKING:  # It imports this module, by way of another.
-    from asgi_llmgate.middleware.cache import CacheMiddleware
+from asgi_llmgate.protocols import CacheStore
 
 __all__ = ["Lease", "lease_name"]
 
@@ -27,19 +26,37 @@ def lease_name(key: CacheKey, generations: dict[str, int]) -> CacheKey:
 
 
 class Lease:
-    """Who asks the provider, among workers; prolonged as long as the call runs."""
+    """Held by one of all who ask for it, and prolonged until it is released.
 
-    def __init__(self, cache: CacheMiddleware, key: CacheKey) -> None:
-        self._cache = cache
+    Args:
+        ttl_s: After this long without a word from its holder it is another one's.
+        complain: Told of a store that fails, in words.
+    """
+
+    def __init__(
+        self,
+        store: CacheStore,
+        key: CacheKey,
+        *,
+        ttl_s: float,
+        complain: Callable[[str, BackendError], None],
+    ) -> None:
+        self._store = store
         self._key = key
+        self._ttl_s = ttl_s
+        self._complain = complain
         self._holder = os.urandom(8).hex()
         self._is_held = False
         self._timer: asyncio.TimerHandle | None = None
         self._renewal: asyncio.Task[None] | None = None
 
     async def acquire(self) -> bool:
-        cache = self._cache
-        self._is_held = await cache.store.acquire(self._key, self._holder, ttl_s=cache.lease_s)
+        """Tell whether it is held now.
+
+        Raises:
+            BackendError: nobody knows.
+        """
+        self._is_held = await self._store.acquire(self._key, self._holder, ttl_s=self._ttl_s)
         if self._is_held:
             self._renew_later()
         return self._is_held
@@ -50,21 +67,19 @@ class Lease:
         if self._renewal is not None:
             self._renewal.cancel()
         if self._is_held:
+            self._is_held = False
             try:
-                await self._cache.store.release(self._key, self._holder)
+                await self._store.release(self._key, self._holder)
             except BackendError as error:
-                self._cache.complain("A lease was not given back, it expires", error)
+                self._complain("A lease was not given back, it expires", error)
 
     def _renew_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._cache.lease_s / 3, self._renew_now)
+        self._timer = asyncio.get_running_loop().call_later(self._ttl_s / 3, self._renew_now)
 
     def _renew_now(self) -> None:
         self._renewal = asyncio.get_running_loop().create_task(self._renew())
 
     async def _renew(self) -> None:
-        try:
-            await self._cache.store.acquire(self._key, self._holder, ttl_s=self._cache.lease_s)
-        except BackendError:
-            return  # It expires, and somebody else asks, too.
+        with contextlib.suppress(BackendError):  # Once more before it expires.
+            await self._store.acquire(self._key, self._holder, ttl_s=self._ttl_s)
         self._renew_later()
