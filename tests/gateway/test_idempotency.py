@@ -8,7 +8,7 @@ import pytest
 from asgi_llmgate.backends.memory import MemoryLogSink
 from asgi_llmgate.middleware.idempotency import IdempotencyMiddleware
 from tests import wire
-from tests.asgi import CHAT, call
+from tests.asgi import CHAT, Exchange, call
 from tests.gateway.conftest import MakeGate
 from tests.stub_upstream import SSE, Reply, StubUpstream
 
@@ -79,14 +79,36 @@ async def test_a_failure_is_not_kept(gate: Any, upstream: StubUpstream) -> None:
 async def test_when_the_first_caller_leaves_the_next_one_calls(
     gate: Any, upstream: StubUpstream
 ) -> None:
-    upstream.script = [Reply([asyncio.Event()]), Reply()]
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(call(gate, CHAT, key="lg_a", headers=KEY, leave_after=0))
-        while not upstream.requests:
-            await asyncio.sleep(0)
-        waiting = tasks.create_task(call(gate, CHAT, key="lg_a", headers=KEY))
+    request = {**CHAT, "stream": True}
+    events = wire.chat_events("gpt-4o")
+    upstream.script = [
+        Reply([*events[:2], asyncio.Event()], headers=SSE),
+        Reply(events, headers=SSE),
+    ]
+    left = await call(gate, request, key="lg_a", headers=KEY, leave_after=2)
+    answer = await call(gate, request, key="lg_a", headers=KEY)
 
-    assert waiting.result().status == 200
+    assert events[-1] not in left.body
+    assert answer.body == b"".join(events)
+    assert len(upstream.requests) == 2
+
+
+async def test_who_waited_for_one_that_left_calls(gate: Any, upstream: StubUpstream) -> None:
+    request = {**CHAT, "stream": True}
+    events = wire.chat_events("gpt-4o")
+    upstream.script = [
+        Reply([*events[:2], asyncio.Event()], headers=SSE),
+        Reply(events, headers=SSE),
+    ]
+    waiting: list[asyncio.Task[Exchange]] = []
+
+    def begin(_: Any) -> None:
+        if not waiting:
+            waiting.append(asyncio.create_task(call(gate, request, key="lg_a", headers=KEY)))
+
+    await call(gate, request, key="lg_a", headers=KEY, leave_after=2, on_message=begin)
+
+    assert (await waiting[0]).body == b"".join(events)
     assert len(upstream.requests) == 2
 
 

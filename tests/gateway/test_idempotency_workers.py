@@ -139,7 +139,7 @@ async def test_when_the_caller_leaves_another_worker_calls(
 ) -> None:
     one, other = workers_of(model, stores)
     await began(model)
-    leaving = asyncio.create_task(call(one, CHAT, headers=KEY, leave_after=0))
+    leaving = asyncio.create_task(call(one, CHAT, headers=KEY, leave_after=1))
     while not model.calls:
         await asyncio.sleep(0.001)
     answer = await call(other, CHAT, headers=KEY)
@@ -161,8 +161,9 @@ async def test_what_is_in_the_store_is_not_believed_unsigned(
     model: Model, stores: list[CacheStore]
 ) -> None:
     one, other = workers_of(model, stores)
-    shared = _idempotent.SharedAnswers(stores[0], b"x" * 32, kept_s=600)
-    mine = _idempotent.SharedAnswers(stores[0], SECRET, kept_s=600)
+    # By the worker that is asked next: who writes later may be written to the file earlier.
+    shared = _idempotent.SharedAnswers(stores[1], b"x" * 32, kept_s=600)
+    mine = _idempotent.SharedAnswers(stores[1], SECRET, kept_s=600)
     name = mine.key_of("", b"order-7")
     messages: list[Message] = [{"status": 200, "headers": []}, {"body": b"forged"}]
     digest = b"d" * 32
