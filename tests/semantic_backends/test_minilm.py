@@ -15,6 +15,7 @@ import pytest
 
 from asgi_llmgate.backends.embedders import minilm
 from asgi_llmgate.backends.embedders.minilm import MODEL_FOLDER, MiniLMEmbedder
+from asgi_llmgate.core.semantic.alias import Vector
 from asgi_llmgate.errors import BackendError, ConfigurationError
 from tests.conftest import ROOT
 
@@ -97,6 +98,24 @@ async def test_what_is_too_much_is_refused_at_once() -> None:
     assert [isinstance(one, BackendError) for one in results] == [False] * 3 + [True] * 7
     assert (await embedder.embed("afterwards")).shape == (384,)
     await embedder.aclose()
+
+
+async def test_a_text_that_many_ask_for_at_once_is_embedded_once(
+    embedder: MiniLMEmbedder,
+) -> None:
+    await embedder.load()
+    run, runs = embedder._run, []
+    assert run is not None
+
+    def counted(text: str) -> Vector:
+        runs.append(text)
+        return run(text)
+
+    embedder._run = counted
+    vectors = await asyncio.gather(*(embedder.embed("the same") for _ in range(20)))
+
+    assert runs == ["the same"]
+    assert all(one is vectors[0] for one in vectors)
 
 
 async def test_who_is_cancelled_makes_room() -> None:

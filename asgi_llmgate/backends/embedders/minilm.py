@@ -61,12 +61,12 @@ class MiniLMEmbedder:
         await self.embed("")
 
     async def embed(self, text: str, /) -> Vector:
+        if self._thread.is_new:
+            self._run = None
+            self._recent = Recent()  # A child may have inherited one that is locked.
         vector = self._recent.get(text)
         if vector is None:
-            if self._thread.is_new:
-                self._run = None
             vector = await self._thread.run(lambda: self._embed(text))
-            self._recent.put(text, vector)
         return vector
 
     async def aclose(self) -> None:
@@ -77,7 +77,12 @@ class MiniLMEmbedder:
         try:
             if self._run is None:
                 self._run = _loaded()
-            return self._run(text)
+            # Of several that asked for it at once, the others find it here.
+            vector = self._recent.get(text)
+            if vector is None:
+                vector = self._run(text)
+                self._recent.put(text, vector)
+            return vector
         except BackendError:
             raise
         except Exception as error:  # what a runtime in C++ raises is not listed anywhere

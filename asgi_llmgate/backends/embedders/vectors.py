@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ MAX_TEXT = 2000
 class Recent:
     """Vectors of the texts that were seen last: a question is embedded to look, and to store.
 
+    Safe for use by several threads.
+
     Args:
         size: Of them.
     """
@@ -27,20 +30,23 @@ class Recent:
     def __init__(self, size: int = 1024) -> None:
         self._size = size
         self._vectors: OrderedDict[str, Vector] = OrderedDict()
+        self._lock = threading.Lock()
 
     def get(self, text: str) -> Vector | None:
-        vector = self._vectors.get(text)
-        if vector is not None:
-            self._vectors.move_to_end(text)
-        return vector
+        with self._lock:
+            vector = self._vectors.get(text)
+            if vector is not None:
+                self._vectors.move_to_end(text)
+            return vector
 
     def put(self, text: str, vector: Vector) -> None:
         if len(text) > MAX_TEXT:
             return
-        self._vectors[text] = vector
-        self._vectors.move_to_end(text)
-        if len(self._vectors) > self._size:
-            self._vectors.popitem(last=False)
+        with self._lock:
+            self._vectors[text] = vector
+            self._vectors.move_to_end(text)
+            if len(self._vectors) > self._size:
+                self._vectors.popitem(last=False)
 
 
 def unit(values: Sequence[float] | Vector, dims: int | None = None) -> Vector:
