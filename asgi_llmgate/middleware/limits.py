@@ -318,10 +318,22 @@ class _Call:
     @property
     def expected(self) -> Usage:
         if self._expected is None:
-            self._expected = expected_usage(
-                self._context.route.format, self._request, self._model, self._limits._learned
-            )
+            self._expected = self._expect(self._request)
+            for entry in self._context.directives.fallbacks:
+                # A body that is another one for some target may allow more.
+                override = entry.get("bodyKeyOverride") if isinstance(entry, dict) else None
+                if isinstance(override, dict) and self._request is not None:
+                    other = self._expect({**self._request, **override})
+                    self._expected = Usage(
+                        max(self._expected.input_tokens, other.input_tokens),
+                        max(self._expected.output_tokens, other.output_tokens),
+                        estimated=True,
+                    )
         return self._expected
+
+    def _expect(self, request: Mapping[str, Any] | None) -> Usage:
+        wire_format, learned = self._context.route.format, self._limits._learned
+        return expected_usage(wire_format, request, self._model, learned)
 
     def _targets(self) -> Iterable[tuple[str, str | None]]:
         limits, override = self._limits, self._context.directives.model_override

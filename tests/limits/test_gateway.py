@@ -515,3 +515,19 @@ async def test_what_was_refused_is_recorded_with_the_model_it_was_for(
         (200, "gpt-4o"),
         (429, "gpt-4o"),
     ]
+
+
+async def test_what_is_reserved_is_what_the_largest_of_its_bodies_allows(
+    make_gate: MakeGate,
+) -> None:
+    gate = make_gate()
+    entry = {"target-url": "https://api.openai.com", "onCodes": [500]}
+    large = entry | {"bodyKeyOverride": {"max_tokens": 900_000}}
+    policy = {"LLMGate-RateLimit-Policy": "1000000;w=60;u=token"}
+    plain = await small(gate, **policy)
+    exchange = await small(gate, **policy, **{"LLMGate-Fallbacks": json.dumps([entry, large])})
+    await gate.aclose()
+
+    assert int(plain.headers["llmgate-ratelimit-remaining"]) > 900_000
+    # 900,000 were held for this call until it was over.
+    assert 0 < int(exchange.headers["llmgate-ratelimit-remaining"]) < 100_000
