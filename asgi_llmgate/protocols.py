@@ -411,8 +411,8 @@ class LimitStore(Protocol):
     def settle(self, hold: object, spent: Sequence[int], /) -> None: ...
 
     def budgets(self) -> Sequence[Budget] | None:
-        """Return the budgets that were set in this store, as of 2 s ago; None before the first
-        `load_budgets`."""
+        """Return the budgets that were set in this store, as of 2 s ago at most; None if they
+        have to be loaded."""
         ...
 
     async def load_budgets(self) -> Sequence[Budget]:

@@ -35,7 +35,8 @@ T = TypeVar("T")
 
 POST_EVERY_S = 0.1
 PROBE_EVERY_S = 1.0
-BUDGETS_EVERY_NS = 2_000_000_000
+# Budgets are asked for again behind a call when they are that old, and before it beyond twice that.
+BUDGETS_EVERY_NS = 1_000_000_000
 MAX_PURSES = 50_000
 # Parts of a time limit, and by how much a loop that is late may lengthen it.
 SLICES = 5
@@ -141,6 +142,7 @@ class SharedLimitStore:
         self._tasks: set[asyncio.Future[object]] = set()
         self._asking: list[tuple[list[Want], list[Purse], asyncio.Future[list[Grant] | None]]] = []
         self._asker: asyncio.Future[object] | None = None
+        self._loading: asyncio.Future[object] | None = None
 
     @property
     def is_down(self) -> bool:
@@ -154,7 +156,7 @@ class SharedLimitStore:
         enough = True
         for (_, amount, needed), purse in zip(claims, purses, strict=True):
             if purse.free < max(amount, needed):
-                if now_ns < purse.refused_until_ns:
+                if purse.refuses(max(amount, needed), now_ns):
                     return Taken(None, self._standings(purses, purse, now_ns))
                 enough = False
         if not enough:
@@ -177,28 +179,46 @@ class SharedLimitStore:
 
     def budgets(self) -> Sequence[Budget] | None:
         known = self._budgets
-        if known is not None and self._clock_ns() - self._budgets_at_ns > BUDGETS_EVERY_NS:
-            self._budgets_at_ns = self._clock_ns()
-            self._spawn(self.load_budgets())
+        if known is None or self._is_down:
+            return known
+        age_ns = self._clock_ns() - self._budgets_at_ns
+        if age_ns > 2 * BUDGETS_EVERY_NS:
+            return None  # Nobody has called for a while, and meanwhile one may have been set.
+        if age_ns > BUDGETS_EVERY_NS:
+            self._begin_to_load()
         return known
 
     async def load_budgets(self) -> Sequence[Budget]:
-        self._budgets_at_ns = self._clock_ns()
+        await asyncio.shield(self._begin_to_load())
+        return self._budgets or ()
+
+    def _begin_to_load(self) -> asyncio.Future[object]:
+        loading = self._loading
+        if (
+            loading is None
+            or loading.done()
+            or loading.get_loop() is not asyncio.get_running_loop()
+        ):
+            loading = self._loading = self._spawn(self._load_budgets())
+        return loading
+
+    async def _load_budgets(self) -> None:
+        as_of_ns = self._clock_ns()
         try:
             self._budgets = tuple(await self._in_time(self.meters.load_budgets))
         except (BackendError, TimeoutError) as error:
             if self._budgets is None:
                 self._budgets = ()
             self._fail(error)
-        return self._budgets
+        self._budgets_at_ns = as_of_ns
 
     async def set_budget(self, budget: Budget) -> None:
         await self.meters.set_budget(budget)
-        await self.load_budgets()
+        await self._load_budgets()
 
     async def remove_budget(self, name: str) -> bool:
         removed = await self.meters.remove_budget(name)
-        await self.load_budgets()
+        await self._load_budgets()
         return removed
 
     async def reset_budget(self, prefix: str, subject: str | None) -> None:
@@ -338,7 +358,7 @@ class SharedLimitStore:
             purse.drawing -= want.needed
             self._changed[want.meter.key] = purse
             if grants is not None:
-                purse.drawn(grants[place].amount, grants[place].standing, now_ns)
+                purse.drawn(grants[place].amount, want.needed, grants[place].standing, now_ns)
         self._arm()
 
     def _undo(self, claims: Sequence[Claim], purses: Sequence[Purse]) -> None:

@@ -46,6 +46,7 @@ class Purse:
         "held",
         "leased",
         "meter",
+        "refused",
         "refused_until_ns",
         "spent",
         "total_spent",
@@ -60,6 +61,8 @@ class Purse:
         # What calls are waiting for; it will be leased or not be held any more.
         self.drawing = 0
         self.used_at_ns = 0
+        # The least that the store refused, and until when that stands.
+        self.refused = 0
         self.refused_until_ns = 0
         # Of a budget: what all workers spent, as last heard.
         self.total_spent = 0
@@ -94,12 +97,19 @@ class Purse:
         self.used_at_ns = now_ns
         return missing
 
-    def drawn(self, amount: int, standing: Standing, now_ns: int) -> None:
-        """Note what the store gave, and how the meter stands there."""
+    def refuses(self, needed: int, now_ns: int) -> bool:
+        """Tell whether the store would refuse `needed`, for it has just refused no more."""
+        missing = needed - self.free - self.drawing
+        return now_ns < self.refused_until_ns and missing >= self.refused
+
+    def drawn(self, amount: int, needed: int, standing: Standing, now_ns: int) -> None:
+        """Note what the store gave of `needed`, and how the meter stands there."""
         self.leased += amount
         self._known = standing
         self._known_at_ns = now_ns
         if not standing.allowed:
+            stands = now_ns < self.refused_until_ns
+            self.refused = min(self.refused, needed) if stands else needed
             self.refused_until_ns = now_ns + min(standing.wait_ns, REFUSED_NS)
 
     def undo(self, amount: int) -> None:

@@ -166,6 +166,16 @@ async def test_budgets_that_one_worker_sets_the_others_see(make_store: MakeStore
     assert removed == (True, False)
 
 
+async def test_what_is_too_much_stands_in_nobodys_way_who_needs_less(store: LimitStore) -> None:
+    used = await take(store, Claim(budget(), 50, 50))
+    too_much = [(await take(store, Claim(budget(), 60, 60))).hold for _ in range(2)]
+    fits = await take(store, Claim(budget(), 40, 40))
+
+    assert used.hold is not None
+    assert too_much == [None, None]
+    assert fits.hold is not None
+
+
 async def test_a_reset_forgets_what_one_subject_spent(store: LimitStore) -> None:
     for subject in ("ada", "grace"):
         taken = await take(store, Claim(budget(subject=subject), 100, 100))

@@ -71,7 +71,7 @@ class SharedBudget(RuleBasedStateMachine):
             granted, allowed, remaining = self.store.draw(worker, missing, missing + purse.chunk)
             purse.drawing -= missing
             standing = sum_standing(0, METER, 0, 0)._replace(allowed=allowed, remaining=remaining)
-            purse.drawn(granted, standing, self.now_ns)
+            purse.drawn(granted, missing, standing, self.now_ns)
             if not allowed:
                 purse.undo(amount)
                 return multiple()

@@ -11,6 +11,7 @@ import pytest
 from asgi_llmgate.backends import limits_sqlite
 from asgi_llmgate.backends.limits_shared import SharedLimitStore, Want
 from asgi_llmgate.backends.limits_sqlite import DEAD_AFTER_NS, LIMITS_FILE, SqliteMeters
+from asgi_llmgate.core.budgets import Budget
 from asgi_llmgate.core.meters import Claim, Kind, Meter
 from tests.limits.conftest import take
 
@@ -135,3 +136,43 @@ async def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     await meters.aclose()
 
     assert modes == {0o600}
+
+
+async def test_the_first_call_after_a_pause_is_held_to_budgets_of_meanwhile(tmp_path: Path) -> None:
+    clock = Clock()
+    one = SharedLimitStore(SqliteMeters(tmp_path), clock_ns=clock)
+    other = SharedLimitStore(SqliteMeters(tmp_path))
+    assert await one.load_budgets() == ()
+    new = Budget("new", "all", 1)
+    await other.set_budget(new)
+    at_once = one.budgets()
+    clock.now_ns += 3 * SECOND
+    later = one.budgets()
+    loaded = await asyncio.gather(one.load_budgets(), one.load_budgets())
+    after = one.budgets()
+    for store in (one, other):
+        await store.aclose()
+
+    assert at_once == ()
+    assert later is None  # so the call has to wait
+    assert loaded == [(new,), (new,)]
+    assert after == (new,)
+
+
+async def test_a_busy_worker_asks_for_budgets_behind_its_calls(tmp_path: Path) -> None:
+    clock = Clock()
+    one = SharedLimitStore(SqliteMeters(tmp_path), clock_ns=clock)
+    other = SharedLimitStore(SqliteMeters(tmp_path))
+    await one.load_budgets()
+    new = Budget("new", "all", 1)
+    await other.set_budget(new)
+    clock.now_ns += 3 * SECOND // 2
+    before = one.budgets()
+    while one.budgets() == ():
+        await asyncio.sleep(0)
+    after = one.budgets()
+    for store in (one, other):
+        await store.aclose()
+
+    assert before == ()
+    assert after == (new,)
