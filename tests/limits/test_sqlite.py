@@ -148,7 +148,7 @@ async def test_the_first_call_after_a_pause_is_held_to_budgets_of_meanwhile(tmp_
     at_once = one.budgets()
     clock.now_ns += 3 * SECOND
     later = one.budgets()
-    loaded = await asyncio.gather(one.load_budgets(), one.load_budgets())
+    loaded = [*await asyncio.gather(one.load_budgets(), one.load_budgets())]
     after = one.budgets()
     for store in (one, other):
         await store.aclose()
