@@ -107,9 +107,10 @@ class RedisVectorIndex:
         """Say whether this Redis has the search module, and this user may use it.
 
         Raises:
-            BackendError: it cannot be reached.
+            BackendError: it cannot be reached, or has just failed.
         """
-        return await self._guard.once(lambda: has_search(self._client, self._prefix))
+        timeout_s = max(MAKE_TIMEOUT_S, self._guard.timeout_s)
+        return await self._guard.ask(lambda: has_search(self._client, self._prefix), timeout_s)
 
     async def nearest(self, scope: str, vector: Vector, *, limit: int) -> list[Neighbour]:
         require_scope(scope)

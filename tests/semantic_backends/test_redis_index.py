@@ -307,6 +307,23 @@ async def test_a_frozen_redis_costs_little_and_once(maltreated: SearchStandIn) -
     await index.aclose()
 
 
+async def test_asking_a_frozen_redis_what_it_can_do_costs_little_and_once(
+    redis_server: RedisServer,
+) -> None:
+    index = RedisVectorIndex.from_url(redis_server.url)
+    redis_server.freeze()
+    took = []
+    for _ in range(10):
+        began = time.perf_counter()
+        with pytest.raises(BackendError):
+            await index.has_search()
+        took.append(time.perf_counter() - began)
+    redis_server.thaw()
+
+    assert sorted(took)[5] < 0.02
+    await index.aclose()
+
+
 async def test_an_error_tells_nothing_of_the_url(redis_server: RedisServer) -> None:
     redis_server.kill()
     index = RedisVectorIndex.from_url(f"redis://me:hunter2@127.0.0.1:{redis_server.port}/0")
