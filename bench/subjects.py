@@ -12,7 +12,15 @@ from pathlib import Path
 
 from bench.payloads import MODEL
 
-__all__ = ["GATEWAY_KEY", "PROVIDER_KEY", "SUBJECTS", "Launch", "Subject", "cache_folder"]
+__all__ = [
+    "GATEWAY_KEY",
+    "LITELLM",
+    "PROVIDER_KEY",
+    "SUBJECTS",
+    "Launch",
+    "Subject",
+    "cache_folder",
+]
 
 # Pinned: figures are of these. LiteLLM 1.82.7, 1.82.8 and 1.107.0 were malicious uploads.
 LITELLM = "1.106.2"
@@ -146,10 +154,12 @@ general_settings: {{master_key: {GATEWAY_KEY}}}
 
 def install_litellm() -> None:
     folder = cache_folder() / f"litellm-{LITELLM}"
-    if not (folder / "bin" / "litellm").exists():
+    done = folder / ".proxy-is-installed"
+    if not done.exists():
         _run(sys.executable, "-m", "venv", "--clear", str(folder))
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
         _run(*pip, f"litellm[proxy]=={LITELLM}")
+        done.touch()
 
 
 def portkey(port: int, _: str, folder: Path) -> Launch:

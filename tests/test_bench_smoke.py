@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from bench.budgets import Budget, Kind, Verdict, judge
+from bench.differential.__main__ import environment
 from bench.payloads import ANSWER, chat_request, stream_chunk
 from bench.report import FIGURES_BEGIN, FIGURES_END, budget_table, replace_figures, subject_table
 from bench.streams import Pace, StreamProvider, leave, read_streams
+from bench.subjects import LITELLM, cache_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -91,6 +93,20 @@ async def test_a_caller_who_leaves_is_seen_by_the_provider() -> None:
         assert took_ms is not None
         assert 0 < took_ms < 1000
         assert not provider.streaming
+
+
+def test_the_comparison_with_litellm_does_not_spoil_the_proxys_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It installs the library alone, without which the benchmark's proxy does not start."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: None)  # Installs nothing.
+    proxy = cache_folder() / f"litellm-{LITELLM}"
+    made = tmp_path / "llmgate-bench" / f"differential-litellm-{LITELLM}"
+    made.mkdir(parents=True)
+
+    assert environment() == made / "bin" / "python"
+    assert not proxy.exists()
 
 
 @pytest.mark.bench

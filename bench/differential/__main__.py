@@ -33,7 +33,8 @@ TARGETS = ("anthropic-messages", "gemini", "bedrock-converse", "cohere-v2")
 def environment() -> Path:
     """Return the Python of an environment that has litellm; made once."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = cache / "llmgate-bench" / LITELLM.replace("==", "-")
+    # Not the environment of the benchmark, which has the proxy's dependencies, too.
+    folder = cache / "llmgate-bench" / f"differential-{LITELLM.replace('==', '-')}"
     python = folder / "bin" / "python"
     if not (folder / ".done").exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
