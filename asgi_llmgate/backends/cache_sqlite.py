@@ -18,6 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,7 +65,7 @@ PRAGMA user_version = 1;
 COMMIT;
 """
 
-READ_ONE = "SELECT value FROM entries WHERE key = ? AND slot = 0 AND expires_us > ?"
+READ_ONE = "SELECT NULL, value FROM entries WHERE key = ? AND slot = 0 AND expires_us > ?"
 READ_SLOTS = "SELECT slot, value FROM entries WHERE key = ? AND slot < ? AND expires_us > ?"
 RELEASE = "DELETE FROM leases WHERE key = ? AND holder = ?"
 BUMP = """
@@ -138,12 +139,14 @@ class SqliteCacheStore:
             # What waits comes first: it leaves there only when it is in the file.
             if self._waiting:
                 values = [self._waiting_value(key, slot, now_us) for slot in range(slots)]
-            if slots == 1:
-                if values[0] is None:
-                    found = reader.execute(READ_ONE, (key, now_us)).get
-                    if found is not None:
-                        values[0] = unpack(found)
-            elif slots:
+            if slots == 1 and values[0] is None:
+                # Nearly every call comes here: one statement takes half the time of two.
+                sql = _read_one(len(names))
+                told = dict(reader.execute(sql, (key, now_us, *names)))
+                packed = told.pop(None, None)
+                values[0] = None if packed is None else unpack(packed)
+                return CacheRead(values, {name: told.get(name, self._base) for name in names})
+            if slots > 1:
                 for slot, packed in reader.execute(READ_SLOTS, (key, slots, now_us)):
                     if values[slot] is None:
                         values[slot] = unpack(packed)
@@ -161,9 +164,7 @@ class SqliteCacheStore:
     def _values_of(self, reader: apsw.Connection, names: Sequence[str]) -> dict[str, int]:
         if not names:
             return {}
-        marks = ",".join("?" * len(names))
-        sql = f"SELECT name, value FROM generations WHERE name IN ({marks})"  # noqa: S608 -- marks
-        moved = dict(reader.execute(sql, tuple(names)))
+        moved = dict(reader.execute(_read_generations(len(names)), tuple(names)))
         return {name: moved.get(name, self._base) for name in names}
 
     async def write(
@@ -195,7 +196,8 @@ class SqliteCacheStore:
         self._with_writer(bump)
 
     async def acquire(self, key: CacheKey, holder: str, *, ttl_s: float) -> bool:
-        await self._reading()
+        if self._leases is None:
+            await self._reading()
         self._loop = asyncio.get_running_loop()
         for pause_s in BUSY_PAUSES_S:
             leases = self._leases
@@ -372,15 +374,22 @@ class SqliteCacheStore:
             self._waiting_bytes = sum(len(row[0]) for row in self._waiting.values())
 
     def _release(self, released: dict[CacheKey, str]) -> None:
-        """Give leases back, on the event loop; what fails expires."""
-        for key, holder in released.items():
-            if self._leases is None or self._released.get(key) != holder:
-                continue
+        """Give leases back, on the event loop; what fails otherwise than for now expires."""
+        leases = self._leases
+        over = [each for each in released.items() if self._released.get(each[0]) == each[1]]
+        for key, _ in over:
             del self._released[key]
-            try:
-                self._leases.execute(RELEASE, (key, holder))
-            except apsw.Error:
-                return
+        if leases is None or not over:
+            return
+        try:
+            with leases:  # One transaction for all costs little more than one for each.
+                leases.executemany(RELEASE, over)
+        except apsw.BusyError:
+            for key, holder in over:
+                self._released.setdefault(key, holder)
+            self._flusher.wake()
+        except apsw.Error:
+            return
 
     def _tidy(self, writer: apsw.Connection) -> None:
         """Remove what has expired, and the oldest while the file is too large."""
@@ -401,6 +410,17 @@ class SqliteCacheStore:
         # Closing what a child inherited would take the parent's locks away.
         _KEPT_FOREVER.extend((self._writer, self._reader, self._leases))
         self._start_empty()
+
+
+@lru_cache(maxsize=64)
+def _read_generations(number: int) -> str:
+    marks = ",".join("?" * number)
+    return f"SELECT name, value FROM generations WHERE name IN ({marks})"  # noqa: S608 -- marks
+
+
+@lru_cache(maxsize=64)
+def _read_one(number: int) -> str:
+    return f"{READ_ONE} UNION ALL {_read_generations(number)}"
 
 
 async def _in_thread(act: Callable[[], T]) -> T:
