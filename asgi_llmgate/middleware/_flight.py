@@ -107,9 +107,9 @@ class Flight:
         Raises:
             Exception: what the inner application raised.
         """
-        places = self._places
+        places, new_future = self._places, asyncio.get_running_loop().create_future
+        place = places[party]
         while True:
-            place = places[party]
             while place - self._dropped < len(self.messages):
                 message = self.messages[place - self._dropped]
                 place += 1
@@ -121,7 +121,9 @@ class Flight:
                 self._drop()
             if self.is_over:
                 break
-            await self.more()
+            waiting = new_future()  # as `more`, which is once per chunk here
+            self._waiting.append(waiting)
+            await waiting
         if self.error is not None:
             raise self.error
 
