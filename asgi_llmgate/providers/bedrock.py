@@ -168,12 +168,9 @@ def _tools(
             specs += cache_point(tool)
             called.append(function["name"])
     choice = possible(choice, called, losses)
-    if rest.pop("parallel_tool_calls", None) is False and specs:
-        if claude and choice.mode == "auto":
-            # Converse has no word for it; Claude's own reaches the model.
-            extra["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
-        else:
-            losses.drop("parallel_tool_calls", "this model cannot be kept from calling in parallel")
+    one_by_one = rest.pop("parallel_tool_calls", None) is False and bool(specs)
+    if one_by_one and not claude:
+        losses.drop("parallel_tool_calls", "this model cannot be kept from calling in parallel")
     wanted = rest.pop("response_format", None) or {}
     used: str | None = None
     if wanted.get("type") == "json_schema":
@@ -205,6 +202,10 @@ def _tools(
         config["toolChoice"] = {"any": {}}
     elif choice.mode == "named":
         config["toolChoice"] = {"tool": {"name": names.clean(choice.names[0])}}
+    if one_by_one and claude:
+        # Converse has no word for it; Claude's own reaches the model. Both may not name a type.
+        free = {} if "toolChoice" in config else {"type": "auto"}
+        extra["tool_choice"] = free | {"disable_parallel_tool_use": True}
     body["toolConfig"] = config
     return used
 
