@@ -163,7 +163,8 @@ def _functions(
     losses: Losses,
     namespace: str | None = None,
 ) -> list[dict[str, Any]]:
-    kind: Any = tool.get("type")
+    # Some clients leave the type of a function out.
+    kind: Any = tool.get("type") or ("function" if "function" in tool else None)
     given = tool.get(kind)
     if kind == "namespace":
         return [

@@ -336,6 +336,14 @@ def test_a_chat_caller_gets_its_own_form_of_custom_calls() -> None:
     assert encoded.body["messages"][1]["content"] == [use]
 
 
+def test_a_function_without_its_type_is_still_a_function() -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [{"function": {"name": "f"}}]}
+    _, encoded = asked("openai-chat", "anthropic-messages", body)
+
+    assert names(encoded) == ["f"]
+    assert encoded.dropped == []
+
+
 def test_text_that_is_no_input_is_passed_on_as_it_is() -> None:
     custom = {"type": "custom", "custom": {"name": "apply_patch"}}
     body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [custom]}
