@@ -160,12 +160,33 @@ class _Import:
         strategy = _STRATEGIES.get(
             str(router.pop("routing_strategy", "simple-shuffle")), "weighted"
         )
+        lines += self._cache(general)
+        self._group_aliases(router)
         after = self._fallbacks(router, general)
         for name, targets in self.models.items():
             lines += self._alias(name, targets, after.get(name, []), strategy)
         self.out.lost += [f"router_settings.{left}" for left in sorted(router)]
         self.out.lost += [f"litellm_settings.{left}" for left in sorted(general)]
         return "\n".join(lines) + "\n"
+
+    def _cache(self, general: dict[str, Any]) -> list[str]:
+        """Carry that answers are kept, and for how long; where, our own settings say."""
+        is_on, params = general.pop("cache", None), _dict(general.pop("cache_params", None))
+        lines = ["", "[cache]", "enabled = true"] if is_on is True else []
+        seconds = params.pop("ttl", None)
+        if lines and isinstance(seconds, int | float) and seconds > 0:
+            lines.append(f"ttl = {seconds}")
+        self.out.lost += [f"litellm_settings.cache_params.{left}" for left in sorted(params)]
+        return lines
+
+    def _group_aliases(self, router: dict[str, Any]) -> None:
+        """Carry other names of a model: aliases with the same targets."""
+        for name, other in _dict(router.pop("model_group_alias", None)).items():
+            named = other.get("model") if isinstance(other, dict) else other
+            if isinstance(named, str) and named in self.models and name not in self.models:
+                self.models[name] = list(self.models[named])
+            else:
+                self.out.lost.append(f"router_settings.model_group_alias.{name}")
 
     def _fallbacks(self, router: dict[str, Any], general: dict[str, Any]) -> dict[str, list[str]]:
         after: dict[str, list[str]] = {}

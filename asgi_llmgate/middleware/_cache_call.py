@@ -514,6 +514,12 @@ class Call(Reading):
             context.usage, context.cost_nanousd = FREE, 0
         context.complete = True
 
+    @property
+    def _wants_slot(self) -> bool:
+        """Helicone always names it; others are told if they asked for a size."""
+        directives = self.context.directives
+        return directives.uses_helicone or directives.cache_bucket_max_size is not None
+
     async def _give(
         self, hit: Hit, status: CacheStatus, send: Send, *, is_collapsed: bool = False
     ) -> None:
@@ -534,7 +540,7 @@ class Call(Reading):
                 key=hit.key,
                 ttl_s=None if is_miss else (entry.expires_us - now_us) // 1_000_000,
                 age_s=None if is_miss else max(0, now_us - entry.created_us) // 1_000_000,
-                slot=hit.slot if self.plan.slots > 1 else None,
+                slot=hit.slot if self._wants_slot and not is_miss else None,
                 similarity=context.cache_similarity,
                 is_collapsed=is_collapsed,
                 for_helicone=context.directives.uses_helicone,

@@ -329,6 +329,29 @@ async def test_a_bucket_misses_until_it_is_full(model: Model, store: CacheStore)
     assert len(set(seen.values())) == 3
 
 
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({}, None),
+        ({"llmgate-cache-bucket-max-size": "1"}, "0"),
+        ({"helicone-cache-enabled": "true"}, "0"),
+    ],
+    ids=["nobody asked", "asked for one", "helicone"],
+)
+async def test_who_wants_to_know_is_told_which_answer_of_a_bucket_it_is(
+    model: Model, store: CacheStore, headers: dict[str, str], told: str | None
+) -> None:
+    app = cached(model, store)
+    first = await call(app, CHAT, headers=headers)
+    second = await call(app, CHAT, headers=headers)
+
+    assert (status(first), status(second)) == ("MISS", "HIT")
+    assert "llmgate-cache-bucket-idx" not in first.headers
+    assert second.headers.get("llmgate-cache-bucket-idx") == told
+    helicones = told if "helicone-cache-enabled" in headers else None
+    assert second.headers.get("helicone-cache-bucket-idx") == helicones
+
+
 @pytest.mark.parametrize("name", ["llmgate", "helicone"])
 async def test_a_bucket_of_more_than_twenty_is_refused(
     model: Model, store: CacheStore, name: str

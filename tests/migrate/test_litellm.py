@@ -37,8 +37,11 @@ router_settings:
   cooldown_time: 30
   fallbacks: [{"big": ["fast", "gone"]}]
   redis_host: localhost
+  model_group_alias: {"gpt-4": "big", "hidden": {"model": "fast", "hidden": true}, "x": "gone"}
 litellm_settings:
   request_timeout: 120
+  cache: true
+  cache_params: {type: redis, ttl: 600}
   drop_params: true
 general_settings:
   master_key: os.environ/MASTER
@@ -74,6 +77,18 @@ def test_models_retries_and_timeouts_are_carried(imported: tuple[dict[str, Any],
     assert toml["fallback"]["retry"]["attempts"] == 3
     assert toml["breaker"] == {"failures": 3, "open": 30, "max_open": 60}
     assert toml["upstream"]["timeouts"]["total"] == 120
+
+
+def test_other_names_and_the_cache_are_carried(imported: tuple[dict[str, Any], str]) -> None:
+    toml, told = imported
+
+    assert toml["models"]["gpt-4"]["targets"][0]["target"] == "openai/gpt-4o"
+    assert [target["target"] for target in toml["models"]["hidden"]["targets"]] == [
+        target["target"] for target in toml["models"]["fast"]["targets"]
+    ]
+    assert toml["cache"] == {"enabled": True, "ttl": 600}
+    assert "router_settings.model_group_alias.x" in told
+    assert "litellm_settings.cache_params.type" in told
 
 
 def test_what_is_written_are_settings_that_lead_somewhere(
