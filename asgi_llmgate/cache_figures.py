@@ -69,6 +69,7 @@ async def machine_figures(folder: Path) -> dict[str, Any]:
             **_money("check", paid),
             "checks": _total(counted, "llmgate_semantic_checks_total"),
             "checks_skipped": _total(counted, "llmgate_semantic_checks_skipped_total"),
+            "labels": sum(sum(found.values()) for found in verdicts.values()),
             "verdicts": verdicts,
             "quarantined": _total(counted, "llmgate_semantic_quarantined_total"),
             "failures": _total(counted, "llmgate_semantic_failures_total"),

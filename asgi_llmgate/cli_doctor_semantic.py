@@ -88,7 +88,7 @@ async def _stores(settings: Settings) -> list[Told]:
         size = await index.size()
         used = await index.chosen() if isinstance(index, ChosenIndex) else index
         told = [_index(settings, type(used).__name__, size)]
-        partitions = await learned.partitions()
+        partitions = (await learned.report())["partitions"]
     finally:
         await index.aclose()
         await labels.aclose()

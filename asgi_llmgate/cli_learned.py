@@ -15,7 +15,7 @@ __all__ = ["add_learned"]
 
 BAR = 30
 
-Namespace = Annotated[str | None, typer.Option(help="Only of this tenant.")]
+Namespace = Annotated[str | None, typer.Option(help="Only of this tenant, or partition.")]
 Limit = Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000, help="How many.")]
 
 app_learned = typer.Typer(help="What was learned of verdicts.", no_args_is_help=True)
@@ -95,11 +95,13 @@ def show(
     for partition in found["partitions"]:
         for line in _report_lines(partition):
             print(line)
+    if found["left_out"]:
+        print(f"And {found['left_out']} more; name a --namespace.")
 
 
 @app_learned.command()
 def export(namespace: Namespace = None) -> None:
-    """Print the model and every label, as JSON."""
+    """Print the models, and each verdict of a namespace, as JSON."""
     print_json(run(lambda opened: opened.needs_learned().export(namespace)))
 
 

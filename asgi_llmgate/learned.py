@@ -5,50 +5,33 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from asgi_llmgate.core.cache_entry import decode_entry
 from asgi_llmgate.core.cache_key import CacheKey, partitions_of
 from asgi_llmgate.core.record import usd
 from asgi_llmgate.core.semantic import report
 from asgi_llmgate.core.semantic.alias import Alias
-from asgi_llmgate.core.semantic.codec import decode_label, encode_label
-from asgi_llmgate.core.semantic.label import Label, Source
-from asgi_llmgate.core.semantic.mind import Mind
-from asgi_llmgate.core.semantic.model import Model
 from asgi_llmgate.core.semantic.policy import SemanticPolicy
-from asgi_llmgate.core.semantic.served import (
-    PLACES,
-    SERVED_S,
-    Served,
-    decode_served,
-    judged_key,
-    served_key,
-)
+from asgi_llmgate.feedback import Feedback
+from asgi_llmgate.learned_labels import Known, known_of
 from asgi_llmgate.protocols import CacheStore, Count, LabelStore, VectorIndex
 
-__all__ = ["MAX_LISTED", "AmbiguousCallError", "Learned"]
+__all__ = ["MAX_LISTED", "Learned"]
 
 MAX_LISTED = 10_000
 
+# Each may be thousands of labels, which are read for a summary.
+MAX_PARTITIONS = 100
+
 BOUNDS = (0.01, 0.02, 0.05)
-
-
-class AmbiguousCallError(ValueError):
-    """Calls of several tenants have this id."""
-
-
-class Known(NamedTuple):
-    """Labels, oldest first, and the model made of them."""
-
-    labels: list[Label]
-    model: Model | None
 
 
 class Learned:
     """Reads and changes the stores themselves, so that it is the same from any process.
 
-    All methods raise `BackendError` where a store does not answer.
+    All methods raise `BackendError` where a store does not answer. A namespace is a tenant, what
+    `namespace=` of a middleware returned, or the digest that stands for one of these in lists.
 
     Args:
         store: Returns the store of the answers.
@@ -75,21 +58,13 @@ class Learned:
         self._labels = labels
         self._secret = secret
         self.policy = policy
-        self._count = count
         self._clock_us = clock_us
+        self._feedback = Feedback(store, index, labels, secret, count=count, clock_us=clock_us)
 
     async def size(self) -> dict[str, Any]:
-        """Return how many phrasings there are, in how many scopes, and how many labels."""
+        """Return how many phrasings there are, and in how many scopes."""
         size = await self._index().size()
-        labels = 0
-        for partition in await self._labels().partitions():
-            labels += len((await self._known(partition)).labels)
-        return {
-            "aliases": size.aliases,
-            "scopes": size.scopes,
-            "index_bytes": size.bytes,
-            "labels": labels,
-        }
+        return {"aliases": size.aliases, "scopes": size.scopes, "index_bytes": size.bytes}
 
     async def aliases(
         self, *, namespace: str | None = None, limit: int = 100
@@ -137,59 +112,45 @@ class Learned:
             )
         return rows
 
-    async def partitions(self) -> list[dict[str, Any]]:
-        """Return what has learned anything: a partition per tenant, named by a digest."""
-        rows = []
-        for partition in await self._labels().partitions():
-            known = await self._known(partition)
-            rows.append({"partition": partition, **self._summary(known)})
-        return rows
-
     async def report(
         self, namespace: str | None = None, *, max_errors: Iterable[float] = ()
     ) -> dict[str, Any]:
-        """Return what is known of a namespace, or of all: labels, histogram, bounds."""
+        """Return what is known of a namespace, or of many: labels, histogram, bounds."""
         policy = self.policy
         bound = policy.max_error
         if namespace is not None:
             bound = policy.max_errors.get(namespace, bound)
         wanted = {*BOUNDS, bound, *max_errors}
-        rows = []
-        for partition in await self._learned(namespace):
-            known = await self._known(partition)
-            rows.append(
-                {
-                    "partition": partition,
-                    "state": report.state_of(known.labels, known.model, bound),
-                    "labels": report.label_counts(known.labels),
-                    "histogram": report.histogram(known.labels),
-                    "model_labels": None if known.model is None else known.model.labels,
-                    "bounds": report.bounds(known.labels, known.model, wanted),
-                }
-            )
+
+        def told(known: Known) -> dict[str, Any]:
+            return {
+                **_summary(known, bound),
+                "histogram": report.histogram(known.labels),
+                "bounds": report.bounds(known.labels, known.model, wanted),
+            }
+
         return {
             "namespace": namespace,
             "max_error": bound,
             "threshold": policy.threshold,
             "observes": policy.observes,
-            "partitions": rows,
+            **await self._of_each(namespace, told),
         }
 
     async def export(self, namespace: str | None = None) -> dict[str, Any]:
-        """Return all that was learned: the weights of the model, and each label."""
-        rows = []
-        for partition in await self._learned(namespace):
-            known = await self._known(partition)
-            rows.append(
-                {
-                    "partition": partition,
-                    **self._summary(known),
-                    "weights": report.weights(known.model),
-                    "bounds": report.bounds(known.labels, known.model, BOUNDS),
-                    "labels": [report.export_label(label) for label in known.labels],
-                }
-            )
-        return {"namespace": namespace, "partitions": rows}
+        """Return what was learned: the weights of the model, and of one namespace each verdict."""
+
+        def told(known: Known) -> dict[str, Any]:
+            found = {
+                **_summary(known, self.policy.max_error),
+                "weights": report.weights(known.model),
+                "bounds": report.bounds(known.labels, known.model, BOUNDS),
+            }
+            if namespace is not None:
+                found["verdicts"] = [report.export_label(label) for label in known.labels]
+            return found
+
+        return {"namespace": namespace, **await self._of_each(namespace, told)}
 
     async def reset(self, namespace: str | None = None, *, everything: bool = False) -> int:
         """Forget what was learned of a namespace, or all; return of how many partitions.
@@ -209,68 +170,18 @@ class Learned:
     async def feedback(
         self, call_id: str, *, wrong: bool, tenant: str | None = None, is_admin: bool = False
     ) -> dict[str, Any] | None:
-        """Take somebody's word on an answer that was served; a call is judged once.
+        """Take somebody's word on an answer that was served; as `Feedback.give`."""
+        return await self._feedback.give(call_id, wrong=wrong, tenant=tenant, is_admin=is_admin)
 
-        Args:
-            call_id: `LLMGate-Id` of a call of the last day that was a semantic hit.
-            tenant: Whose call it was.
-            is_admin: May judge everybody's calls; then `tenant` may be None.
-
-        Returns:
-            What came of it; None if there is no such hit.
-
-        Raises:
-            AmbiguousCallError: several tenants have such a call; name one.
-        """
-        served = await self._served(call_id, tenant, is_admin=is_admin)
-        if served is None:
-            return None
-        store, lease = self._store(), judged_key(self._secret(), call_id, served.tenant)
-        told = {"id": call_id, "wrong": wrong, "counted": False, "quarantined": False}
-        # Never released: it stands for as long as the note does.
-        if not await store.acquire(lease, f"{self._clock_us()}", ttl_s=SERVED_S):
-            return told
-        label = Label(
-            features=served.features,
-            is_right=not wrong,
-            weight=1.0,  # Who complains is no sample of all hits.
-            source=Source.FEEDBACK,
-            alias=served.alias,
-            answer=served.answer,
-            similarity=served.similarity,
-            made_us=self._clock_us(),
-        )
-        await self._labels().append(served.partition, [encode_label(label)])
-        self._counted("labels_total", source=label.source.value, right=str(not wrong).lower())
-        if wrong:
-            await self._take_back(served)
-        return told | {"counted": True, "quarantined": wrong}
-
-    async def _served(self, call_id: str, tenant: str | None, *, is_admin: bool) -> Served | None:
-        secret = self._secret()
-        key = served_key(secret, call_id)
-        values, _ = await self._store().read(key, slots=PLACES, names=())
-        now_us = self._clock_us()
-        found = [
-            served
-            for value in values
-            if value is not None
-            and (served := decode_served(secret, key, value, now_us=now_us)) is not None
-            and (served.tenant == tenant or (is_admin and tenant is None))
-        ]
-        if len(found) > 1:
-            raise AmbiguousCallError("calls of several tenants have this id: name the tenant")
-        return found[0] if found else None
-
-    async def _take_back(self, served: Served) -> None:
-        """Forget a phrasing that led to a wrong answer; after the second time, the answer."""
-        self._counted("quarantined_total")
-        index = self._index()
-        await index.remove(served.scope, [served.alias])
-        known = await self._known(served.partition)
-        if (await asyncio.to_thread(_mind_of, known)).is_discredited(served.answer):
-            await index.remove_answer(served.scope, served.answer)
-            await self._store().delete(served.answer)
+    async def _of_each(
+        self, namespace: str | None, told: Callable[[Known], dict[str, Any]]
+    ) -> dict[str, Any]:
+        found = await self._learned(namespace)
+        rows = []
+        for partition in found[:MAX_PARTITIONS]:
+            known = await known_of(self._labels(), partition)
+            rows.append({"partition": partition, **await asyncio.to_thread(told, known)})
+        return {"partitions": rows, "left_out": len(found) - len(rows)}
 
     async def _listed(self, namespace: str | None, limit: int) -> list[tuple[str, Alias]]:
         index = self._index()
@@ -278,7 +189,7 @@ class Learned:
             return await index.listed(limit=limit)
         found = [
             pair
-            for partition in partitions_of(self._secret(), namespace)
+            for partition in (namespace, *partitions_of(self._secret(), namespace))
             for pair in await index.listed(partition=partition, limit=limit)
         ]
         return sorted(found, key=lambda pair: -pair[1].created_us)[:limit]
@@ -287,37 +198,13 @@ class Learned:
         known = await self._labels().partitions()
         if namespace is None:
             return known
-        return [each for each in partitions_of(self._secret(), namespace) if each in known]
-
-    async def _known(self, partition: str) -> Known:
-        read = await self._labels().since(partition, after=0, model_version=0)
-
-        def decode() -> Known:
-            labels = [label for each in read.labels if (label := decode_label(each)) is not None]
-            return Known(labels, None if read.model is None else _model_of(read.model[1]))
-
-        return await asyncio.to_thread(decode)
-
-    def _summary(self, known: Known) -> dict[str, Any]:
-        return {
-            "state": report.state_of(known.labels, known.model, self.policy.max_error),
-            "labels": report.label_counts(known.labels),
-            "model_labels": None if known.model is None else known.model.labels,
-        }
-
-    def _counted(self, name: str, **labels: str) -> None:
-        if self._count is not None:
-            self._count(f"llmgate_semantic_{name}", 1, **labels)
+        meant = (namespace, *partitions_of(self._secret(), namespace))
+        return [each for each in meant if each in known]
 
 
-def _model_of(encoded: bytes) -> Model | None:
-    try:
-        return Model.decode(encoded)
-    except ValueError:
-        return None  # Of another version; the next fit makes a new one.
-
-
-def _mind_of(known: Known) -> Mind:
-    mind = Mind()
-    mind.learn(known.labels)
-    return mind
+def _summary(known: Known, max_error: float) -> dict[str, Any]:
+    return {
+        "state": report.state_of(known.labels, known.model, max_error),
+        "labels": report.label_counts(known.labels),
+        "model_labels": None if known.model is None else known.model.labels,
+    }

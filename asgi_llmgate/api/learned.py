@@ -11,11 +11,12 @@ from asgi_llmgate.api.models import Body, Name
 from asgi_llmgate.api.router import AdminCall, AdminRoute
 from asgi_llmgate.core.permissions import Permission
 from asgi_llmgate.errors import InvalidRequestError, UnknownRouteError
-from asgi_llmgate.learned import MAX_LISTED, AmbiguousCallError, Learned
+from asgi_llmgate.feedback import AmbiguousCallError
+from asgi_llmgate.learned import MAX_LISTED, Learned
 
 __all__ = ["learned_routes"]
 
-NAMESPACE = "A tenant, or what `namespace=` of a middleware returned; all where it is left out."
+NAMESPACE = "A tenant, or what `namespace=` of a middleware returned, or a partition of a list."
 
 
 class Feedback(Body):
@@ -116,7 +117,7 @@ def learned_routes(learned: Callable[[], Learned | None]) -> list[AdminRoute]:
             "/cache/learned",
             read,
             export,
-            "Export what was learned: the model and every label.",
+            "Export what was learned: the models, and each verdict on what a namespace names.",
             query=named,
         ),
         AdminRoute(

@@ -12,7 +12,7 @@ from asgi_llmgate.backends.vectors_memory import MemoryVectorIndex
 from asgi_llmgate.core.semantic.policy import SemanticPolicy
 from asgi_llmgate.gateway import LLMGate
 from asgi_llmgate.middleware.semantic import SemanticTier
-from asgi_llmgate.protocols import UpstreamRequest
+from asgi_llmgate.protocols import Authenticate, UpstreamRequest
 from asgi_llmgate.settings import load_settings
 from tests.asgi import Exchange, call
 from tests.semantic.world import WordEmbedder, askings, body, topic_of
@@ -67,7 +67,11 @@ class SemanticGate:
     """One worker. `luck` from 0, where every hit is checked, to 1, where none is."""
 
     def __init__(
-        self, folder: Path, stores: Stores | None = None, rules: SemanticPolicy | None = None
+        self,
+        folder: Path,
+        stores: Stores | None = None,
+        rules: SemanticPolicy | None = None,
+        authenticate: Authenticate | None = None,
     ) -> None:
         self.stores = stores or Stores()
         self.upstream = TopicUpstream()
@@ -80,6 +84,7 @@ class SemanticGate:
         )
         self.gate = LLMGate(
             settings,
+            authenticate=authenticate,
             upstream=self.upstream,
             cache_store=self.stores.cache,
             price=lambda *_: COST_NANOUSD,
@@ -94,12 +99,13 @@ class SemanticGate:
         )
         self.gate._given_semantic = self.tier
 
-    async def ask(self, question: str, tenant: str = "acme", **headers: str) -> Exchange:
+    async def ask(self, question: str, tenant: str | None = "acme", **headers: str) -> Exchange:
+        key = {} if tenant is None else {"authorization": f"Bearer {KEYS[tenant]}"}
         exchange = await call(
             self.gate,
             body(question),
             path="/v1/chat/completions",
-            headers={"authorization": f"Bearer {KEYS[tenant]}"} | headers,
+            headers=key | headers,
         )
         assert exchange.status == 200, exchange.body
         await self.tier.settled()

@@ -131,11 +131,13 @@ def test_what_was_learned_is_shown(learned: Path) -> None:
 
 
 def test_what_was_learned_is_exported_and_forgotten(learned: Path) -> None:
-    [exported] = json.loads(llmgate("learned", "export").stdout)["partitions"]
+    [exported] = json.loads(llmgate("learned", "export", "--namespace", "acme").stdout)[
+        "partitions"
+    ]
     refused = llmgate("learned", "reset")
     forgotten = told("learned", "reset", "--namespace", "acme")
 
-    assert [label["is_right"] for label in exported["labels"]] == [True, True, False]
+    assert [label["is_right"] for label in exported["verdicts"]] == [True, True, False]
     assert refused.exit_code == 1
     assert forgotten == {"reset": True, "partitions": 1}
     assert told("learned", "show")["partitions"] == []

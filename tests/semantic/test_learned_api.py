@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import HTTPConnection
 
 from asgi_llmgate.api.router import API_PREFIX
 from asgi_llmgate.core.semantic.policy import SemanticPolicy
 from asgi_llmgate.keyfile import admin_token
+from asgi_llmgate.types import Principal, PrincipalKind
 from tests.asgi import Exchange, call
 from tests.semantic.gate import COST_NANOUSD, KEYS, SemanticGate, learned_world
 from tests.semantic.world import askings
@@ -196,12 +198,17 @@ async def test_a_cold_cache_says_what_it_lacks(tmp_path: Path) -> None:
 
 async def test_what_was_learned_can_be_exported_and_forgotten(world: SemanticGate) -> None:
     [exported] = (await get(world, "/cache/learned?namespace=acme"))["partitions"]
+    [summary] = (await get(world, "/cache/learned"))["partitions"]
     unnamed = await api(world, "DELETE", "/cache/learned")
     forgotten = await api(world, "DELETE", "/cache/learned?namespace=acme")
     after = await get(world, "/cache/learned")
 
-    assert len(exported["labels"]) > 100
-    assert {label["source"] for label in exported["labels"]} == {"miss"}
+    assert len(exported["verdicts"]) > 100
+    assert {label["source"] for label in exported["verdicts"]} == {"miss"}
+    assert "verdicts" not in summary
+    assert summary["labels"]["total"] == len(exported["verdicts"])
+    named = await get(world, f"/cache/aliases?namespace={summary['partition']}&limit=5")
+    assert len(named["aliases"]) == 5
     assert set(exported["weights"]) >= {"bias", "similarity", "votes"}
     assert unnamed.status == 400
     assert forgotten.json() == {"reset": True, "partitions": 1}
@@ -245,6 +252,24 @@ async def test_a_purge_takes_phrasings_with_it(
         assert after == before
     else:
         assert after == (before if left is None else left)
+
+
+async def test_a_users_phrasings_go_with_the_user(tmp_path: Path) -> None:
+    async def login(request: HTTPConnection) -> Principal:
+        user = request.headers["x-user"]
+        return Principal("app", PrincipalKind.HOST, "shop", user_id=user)
+
+    world = SemanticGate(tmp_path / "data", authenticate=login)
+    for user, question in (("ada", "do you wrap presents"), ("grace", "are you hiring drivers")):
+        await world.ask(question, tenant=None, **{"x-user": user})
+    both = (await get(world, "/cache/aliases"))["aliases"]
+    purged = await api(world, "POST", "/cache/purge", {"user": "ada"})
+    left = (await get(world, "/cache/aliases"))["aliases"]
+    await world.gate.aclose()
+
+    assert purged.status == 200
+    assert len(both) == 2
+    assert [row["question"] for row in left] == ["are you hiring drivers"]
 
 
 async def test_an_entry_is_purged_with_all_its_phrasings(world: SemanticGate) -> None:

@@ -21,6 +21,9 @@ from asgi_llmgate.types import CallRecord
 
 __all__ = ["Past", "past_of_line", "past_of_record"]
 
+# What embedding and judging calls of the cache itself are marked with.
+OWN_PURPOSE = "semantic-cache"
+
 _OUT = NOT_IN_KEY | ATTRIBUTION
 _FORMATS = {"messages": "openai-chat", "contents": "gemini", "input": "openai-responses"}
 
@@ -67,6 +70,9 @@ def past_of_line(line: bytes, context: Context = FULL) -> Past | str:
         return _past(given["request"], given["response"], None, context, tenant, asker, cost)
     if "request_body" not in given:
         return "neither question and answer, nor request and response"
+    properties = given.get("properties")
+    if isinstance(properties, dict) and properties.get("purpose") == OWN_PURPOSE:
+        return "the cache's own"
     if given.get("request_body") is None or given.get("response_body") is None:
         return "no bodies"
     if given.get("request_truncated") or given.get("response_truncated"):
@@ -82,6 +88,8 @@ def past_of_line(line: bytes, context: Context = FULL) -> Past | str:
 
 def past_of_record(record: CallRecord, context: Context = FULL) -> Past | str:
     """Read a logged call; return why it cannot be gone through again, if it cannot."""
+    if (record.properties or {}).get("purpose") == OWN_PURPOSE:
+        return "the cache's own"
     if record.status != 200 or not record.complete:
         return "failed"
     if record.request_body is None or record.response_body is None:

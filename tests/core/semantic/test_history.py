@@ -209,6 +209,7 @@ def test_a_line_that_is_no_call_says_why(line: bytes, reason: str) -> None:
         ({"response_truncated": True}, "bodies cut off"),
         ({"status": 500}, "failed"),
         ({"complete": False}, "failed"),
+        ({"properties": {"purpose": "semantic-cache"}}, "the cache's own"),
     ],
     ids=str,
 )
