@@ -51,6 +51,7 @@ def candidates(
     neighbours: Sequence[Neighbour],
     answer_evidence: Callable[[str], Evidence],
     alias_evidence: Callable[[str], Evidence],
+    climate: float,
 ) -> list[Candidate]:
     """Return up to MAX_CANDIDATES answers, that of the nearest phrasing first."""
     asked = words(question)
@@ -86,6 +87,7 @@ def candidates(
             others=[(one.similarity, one.words) for one in others],
             answer=answer_evidence(answer),
             alias=alias_evidence(nearest.neighbour.alias.id),
+            climate=climate,
         )
         found.append(Candidate(nearest.neighbour, nearest.similarity, forbidden, features))
     return found

@@ -47,6 +47,7 @@ NAMES = (
     "length",
     "only_question",
     "only_alias",
+    "climate",
 )
 """The first is not learned from; it says which labels the bound is about."""
 
@@ -90,6 +91,7 @@ def vector(
     others: Sequence[tuple[float, Words]],
     answer: Evidence,
     alias: Evidence,
+    climate: float,
 ) -> tuple[float, ...]:
     """Return the features of one candidate, in the order of NAMES.
 
@@ -139,6 +141,7 @@ def vector(
         float(min(20, len(question.tokens))),
         float(min(8, len(question.stems - nearest.stems))),
         float(min(8, len(nearest.stems - question.stems))),
+        climate,
     )
 
 

@@ -37,8 +37,11 @@ def differences(one: Words, other: Words) -> tuple[str, ...]:
         found.append("date")
     if one.ids != other.ids:
         found.append("id")
-    if one.is_negated != other.is_negated and not (other.fails if one.is_negated else one.fails):
-        found.append("negation")
+    if one.is_negated != other.is_negated:
+        negated, plain = (one, other) if one.is_negated else (other, one)
+        # "I can't log in", "I am unable to log in"; but not "it is broken", "it is not broken".
+        if plain.failing <= negated.failing:
+            found.append("negation")
     if one.tokens == other.tokens:
         return tuple(found)
     only_one, only_other = _only(one, other)
@@ -49,7 +52,7 @@ def differences(one: Words, other: Words) -> tuple[str, ...]:
             found.append("kind")
         if _has_negated(only_one, only_other) or _has_negated(only_other, only_one):
             found.append("prefix")
-        if _lacks(one.names, other) and _lacks(other.names, one):
+        if _names_in(only_one, one, only_other) and _names_in(only_other, other, only_one):
             found.append("name")
     if _is_turned_round(one, other):
         found.append("order")
@@ -91,16 +94,15 @@ def _behind_prefix(word: str) -> tuple[str, ...]:
     )
 
 
-def _lacks(names: frozenset[str], other: Words) -> bool:
-    """Whether `other` does without one of these names."""
-    return any(
-        not all(
-            part in other.vocabulary or stem(part) in other.stems
-            for part in name.replace("'", "-").replace("&", "-").split("-")
-            if part
-        )
-        for name in names
-    )
+def _names_in(only: Collection[str], text: Words, only_other: Collection[str]) -> bool:
+    """Whether a name is among the words that only `text` has, in whatever form."""
+    parts = {
+        part
+        for name in text.names
+        for part in name.replace("'", "-").replace("&", "-").split("-")
+        if part in only
+    }
+    return bool(parts) and bool({stem(part) for part in parts} - {stem(w) for w in only_other})
 
 
 def _is_turned_round(one: Words, other: Words) -> bool:
@@ -109,7 +111,8 @@ def _is_turned_round(one: Words, other: Words) -> bool:
         return False
     from_one, to_one = _ends(one)
     from_other, to_other = _ends(other)
-    if (from_one & to_other) - to_one or (to_one & from_other) - from_one:
+    begins, ends = from_one - to_one, to_one - from_one
+    if begins & (to_other - from_other) or ends & (from_other - to_other):
         return True
     if len(one.content) < 2 or one.content == other.content:
         return False

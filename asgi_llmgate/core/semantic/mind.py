@@ -31,8 +31,11 @@ LEAST_RIGHT = 20
 REFIT_LABELS = 250
 REFIT_S = 30.0
 
+CLIMATE_LABELS = 200
 LOOK = 0.10
-LEAST_LOOK = 0.02
+LEAST_LOOK = 0.03
+MOST_LOOK = 0.25
+LOOK_LABELS = 400
 
 _PRIOR = Model(prior.folded())
 
@@ -101,6 +104,7 @@ class Mind:
         self._weights: npt.NDArray[np.float32] | None = None
         self._count = 0
         self._rights = 0
+        self._climate = 0.5
         self._since_fit = 0
         self._asked_s: float | None = None
         self._fitted_s: float | None = None
@@ -139,6 +143,9 @@ class Mind:
             self._rights += label.is_right
             is_proposed = label.features[0] > 0
             self._kept[at] = self._note(label, is_proposed)
+            if is_proposed:
+                share = min(0.5, label.weight / CLIMATE_LABELS)
+                self._climate += share * (label.is_right - self._climate)
 
     def _note(self, label: Label, is_proposed: bool) -> _Kept:
         kept = _Kept(label.answer, label.alias, label.is_right, label.similarity)
@@ -238,7 +245,7 @@ class Mind:
             probability,
             reason,
             features,
-            self._look(chosen, probability),
+            self._look(max_error),
             tuple(one for at, one in enumerate(found) if at != best),
         )
 
@@ -273,7 +280,7 @@ class Mind:
             probability,
             reason,
             nearest.features if reason and reason != "below" else (1.0, *nearest.features[1:]),
-            self._look(nearest, probability),
+            LOOK,
             tuple(one for one in found if one is not nearest),
         )
 
@@ -294,10 +301,15 @@ class Mind:
             neighbours,
             lambda answer: of(self._answers, answer),
             lambda alias: of(self._aliases, alias),
+            self._climate,
         )
 
-    def _look(self, chosen: Candidate, probability: float) -> float:
-        return LOOK
+    def _look(self, max_error: float) -> float:
+        """Look often while a threshold rests on few labels, seldom once it rests on many."""
+        estimate = self.model.estimate(max_error) if self.model is not None else None
+        if estimate is None:
+            return LOOK
+        return max(LEAST_LOOK, min(MOST_LOOK, LOOK * LOOK_LABELS / estimate.labels))
 
 
 def _is_hard(forbidden: str | None) -> bool:

@@ -27,11 +27,14 @@ __all__ = ["Estimate", "Model", "Snapshot", "fit", "logistic"]
 
 VERSION = 1
 
-_RIDGE = 3.0
+_RIDGE = 10.0
 _ITERATIONS = 8
 # Labels that hardly ever are looked at would rule all others.
 _MAX_WEIGHT = 30.0
 _POINTS = 256
+_BINS = 40
+_FOLDS = 5
+_LEAST_BIN = 25
 # Below, a single wrong verdict decides.
 _LEAST_LABELS = 20
 _HEADER = struct.Struct(">BHHI")
@@ -74,7 +77,7 @@ class Estimate(NamedTuple):
 class Model:
     """Immutable. `weights` begin with the bias; `curve` falls in score."""
 
-    __slots__ = ("_thresholds", "curve", "labels", "weights")
+    __slots__ = ("_found", "curve", "labels", "weights")
 
     def __init__(
         self, weights: Sequence[float], curve: Sequence[Point] = (), labels: int = 0
@@ -82,7 +85,7 @@ class Model:
         self.weights = tuple(weights)
         self.curve = tuple(curve)
         self.labels = labels
-        self._thresholds: dict[float, float | None] = {}
+        self._found: dict[float, Point | None] = {}
 
     def probability(self, features: Sequence[float]) -> float:
         score = self.weights[0]
@@ -93,12 +96,8 @@ class Model:
     def threshold(self, max_error: float) -> float | None:
         """Return the lowest probability from which on at most `max_error` of the hits are wrong,
         with 90 % confidence; None if no threshold is known to do so."""
-        if max_error not in self._thresholds:
-            at = self._at(max_error)
-            if len(self._thresholds) > 64:
-                self._thresholds.clear()
-            self._thresholds[max_error] = None if at is None else at.score
-        return self._thresholds[max_error]
+        at = self._at(max_error)
+        return None if at is None else at.score
 
     def estimate(self, max_error: float) -> Estimate | None:
         """Return how good the hits under `max_error` are; None if there are none."""
@@ -114,6 +113,13 @@ class Model:
         )
 
     def _at(self, max_error: float) -> Point | None:
+        if max_error not in self._found:
+            if len(self._found) > 64:
+                self._found.clear()
+            self._found[max_error] = self._search(max_error)
+        return self._found[max_error]
+
+    def _search(self, max_error: float) -> Point | None:
         for point in reversed(self.curve):
             if point.wrong <= max_error and bound.is_at_most(
                 max_error, point.wrong * point.labels, point.labels
@@ -155,10 +161,11 @@ def fit(snapshot: Snapshot) -> Model:
     towards = np.array(prior.WEIGHTS)
     whole = logistic(z, right, weights, towards, towards)
     scores = np.zeros(len(z))
-    fold = np.arange(len(z)) % 2 == 0
-    for part in (fold, ~fold):
-        half = logistic(z[~part], right[~part], weights[~part], whole, towards)
-        scores[part] = 1 / (1 + np.exp(-np.clip(z[part] @ half, -30, 30)))
+    fold = np.arange(len(z)) % _FOLDS
+    for number in range(_FOLDS):
+        part = fold == number
+        rest = logistic(z[~part], right[~part], weights[~part], whole, towards)
+        scores[part] = 1 / (1 + np.exp(-np.clip(z[part] @ rest, -30, 30)))
     proposed = snapshot.features[:, 0] > 0.5
     curve = _curve(scores[proposed], right[proposed], weights[proposed])
     slopes = whole[1:] / prior.SCALES
@@ -190,13 +197,22 @@ def logistic(
 
 
 def _curve(scores: Array, right: Array, weights: Array) -> list[Point]:
+    """Return what is known of labels from each score on.
+
+    Misses are all looked at, hits one in ten. Labels of about the same score are taken as equally
+    often right, whichever they are: together they stand for all calls of that score, and each of
+    them for as many as the others. Ten labels of misses and one of a hit are then eleven, not two.
+    """
     import numpy as np
 
     order = np.argsort(-scores, kind="stable")
     scores, right, weights = scores[order], right[order], weights[order]
+    count = len(scores)
+    bins = np.arange(count) // max(_LEAST_BIN, -(-count // _BINS))
+    sums = np.bincount(bins, weights)
+    weights = (sums / np.bincount(bins))[bins] if count else weights
     total, squares = np.cumsum(weights), np.cumsum(weights * weights)
     wrong = np.cumsum(weights * (1 - right)) / np.maximum(total, 1e-12)
     effective = total * total / np.maximum(squares, 1e-12)
-    count = len(scores)
     rows = range(_LEAST_LABELS - 1, count, max(1, count // _POINTS))
     return [Point(float(scores[at]), float(effective[at]), float(wrong[at])) for at in rows]

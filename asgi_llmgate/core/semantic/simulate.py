@@ -15,6 +15,7 @@ from asgi_llmgate.core.semantic.alias import Alias, Neighbour, Vector
 from asgi_llmgate.core.semantic.label import Label, Source
 from asgi_llmgate.core.semantic.mind import Decision, Mind
 from asgi_llmgate.core.semantic.model import fit
+from asgi_llmgate.core.semantic.wording import unfit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,6 +140,8 @@ class Replay:
 
     Args:
         judge: Compares answers for the policy; may err. Whether a hit is wrong it does not decide.
+        limit: How many phrasings are looked at.
+        unfit: Says why a question has no part in this at all; None if it has.
     """
 
     def __init__(
@@ -149,18 +152,23 @@ class Replay:
         judge: Judge | None = None,
         limit: int = 10,
         seed: int = 0,
+        unfit: Callable[[str], str | None] = unfit,
     ) -> None:
         self.policy = policy
         self.judge = judge or str.__eq__
         self.limit = limit
+        self.unfit = unfit
         self.shelf = Shelf(dims)
         self.random = Random(seed)  # noqa: S311 -- no secret
         self.answers: dict[str, str] = {}
         self.asked = 0
 
     def ask(self, asked: Asked) -> Outcome:
-        decision = self.policy.decide(asked.question, self.shelf.nearest(asked.vector, self.limit))
         self.asked += 1
+        reason = self.unfit(asked.question)
+        if reason is not None:
+            return Outcome(is_hit=False, reason=reason)
+        decision = self.policy.decide(asked.question, self.shelf.nearest(asked.vector, self.limit))
         if decision.neighbour is None:
             self._add(asked)
             return Outcome(is_hit=False, reason=decision.reason)

@@ -52,7 +52,7 @@ class Words(NamedTuple):
         ids: Whatever mixes letters and digits, addresses, and what is quoted.
         names: Words with a capital letter that do not begin a sentence, in lower case.
         is_negated: An odd number of negations.
-        fails: It says that something does not work, without a negation.
+        failing: Words by which it says that something does not work, without a negation.
         asks: The question word that it begins with.
     """
 
@@ -65,7 +65,7 @@ class Words(NamedTuple):
     ids: frozenset[str]
     names: frozenset[str]
     is_negated: bool
-    fails: bool
+    failing: frozenset[str]
     asks: str
 
 
@@ -87,7 +87,7 @@ def words(text: str) -> Words:
         ids=ids,
         names=_names(text),
         is_negated=negations % 2 == 1,
-        fails=not vocabulary.isdisjoint(FAILING),
+        failing=vocabulary & FAILING,
         asks=_asks(tokens),
     )
 

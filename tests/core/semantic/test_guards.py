@@ -42,7 +42,9 @@ def test_no_paraphrase_is_vetoed(one: str, other: str) -> None:
 
 @pytest.mark.parametrize(("asked", "attack"), CORPUS["suffixes"])
 def test_no_text_with_a_foreign_suffix_is_served(asked: str, attack: str) -> None:
-    found = candidates(asked, [neighbour(attack, 0.97)], lambda _: Evidence(), lambda _: Evidence())
+    found = candidates(
+        asked, [neighbour(attack, 0.97)], lambda _: Evidence(), lambda _: Evidence(), 0.5
+    )
 
     assert found[0].forbidden is not None
 
