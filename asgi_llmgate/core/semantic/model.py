@@ -1,7 +1,7 @@
 """How likely a candidate is right, and from which likelihood on it may be served.
 
-A logistic regression over `features.NAMES`, pulled towards `prior.WEIGHTS` (fitted beforehand on
-other questions) rather than towards nothing, so that a hundred labels are enough to correct it.
+A logistic regression over `features.NAMES`, pulled towards `prior.WEIGHTS`, so that a hundred
+labels are enough to begin with.
 
 It is not believed: the threshold comes from counting. Of the labels whose score (given by a model
 that has not seen them) reaches a threshold, the share that was wrong is bounded from above.
@@ -27,7 +27,7 @@ __all__ = ["Estimate", "Model", "Snapshot", "fit", "logistic"]
 
 VERSION = 1
 
-_RIDGE = 10.0
+_RIDGE = 3.0
 _ITERATIONS = 8
 # Labels that hardly ever are looked at would rule all others.
 _MAX_WEIGHT = 30.0
