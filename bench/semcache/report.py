@@ -79,7 +79,10 @@ def write(run: Run, plot: Path | None = None, json_file: Path | None = None) -> 
         plot.write_text(chart(bars.curves(done)))
     if json_file is not None:
         figures_of = {"|".join(map(str, key)): found._asdict() for key, found in done.items()}
-        found = {"figures": figures_of, "swaps": {k: list(v) for k, v in swapped.items()}}
+        found = {
+            "figures": figures_of,
+            "swaps": {"|".join(map(str, key)): both for key, both in swapped.items()},
+        }
         json_file.write_text(json.dumps(found, indent=1))
     return all(row.is_held for row in rows)
 

@@ -15,7 +15,7 @@ from asgi_llmgate.core.semantic.label import Label, Source
 __all__ = ["decode_label", "encode_label"]
 
 # Raised whenever `features.NAMES` changes.
-VERSION = 1
+VERSION = 2
 
 _HEAD = struct.Struct(">BBqffBHB")
 _FEATURES = struct.Struct(f">{MADE_OF}e")

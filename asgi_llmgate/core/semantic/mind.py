@@ -34,8 +34,10 @@ REFIT_S = 30.0
 CLIMATE_LABELS = 200
 LOOK = 0.10
 LEAST_LOOK = 0.03
-MOST_LOOK = 0.25
 LOOK_LABELS = 400
+# After a wrong hit the next ones are looked at more often, up to this: answers may have changed.
+DOUBTING_LOOK = 0.25
+DOUBT_SHARE = 0.2
 
 _PRIOR = Model(prior.folded())
 
@@ -105,6 +107,7 @@ class Mind:
         self._count = 0
         self._rights = 0
         self._climate = 0.5
+        self._doubt = 0.0
         self._since_fit = 0
         self._asked_s: float | None = None
         self._fitted_s: float | None = None
@@ -143,6 +146,8 @@ class Mind:
             self._rights += label.is_right
             is_proposed = label.features[0] > 0
             self._kept[at] = self._note(label, is_proposed)
+            if label.source is not Source.MISS:
+                self._doubt += DOUBT_SHARE * ((not label.is_right) - self._doubt)
             if is_proposed:
                 share = min(0.5, label.weight / CLIMATE_LABELS)
                 self._climate += share * (label.is_right - self._climate)
@@ -305,11 +310,12 @@ class Mind:
         )
 
     def _look(self, max_error: float) -> float:
-        """Look often while a threshold rests on few labels, seldom once it rests on many."""
+        """Look often while a threshold rests on few labels or hits prove wrong, else seldom."""
         estimate = self.model.estimate(max_error) if self.model is not None else None
         if estimate is None:
             return LOOK
-        return max(LEAST_LOOK, min(MOST_LOOK, LOOK * LOOK_LABELS / estimate.labels))
+        usual = max(LEAST_LOOK, min(LOOK, LOOK * LOOK_LABELS / estimate.labels))
+        return max(usual, min(DOUBTING_LOOK, self._doubt))
 
 
 def _is_hard(forbidden: str | None) -> bool:
