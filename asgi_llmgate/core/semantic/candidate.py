@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ LEAST_CONTENT = 0.2
 LEAST_DICE = 0.3
 LEAST_LENGTH_RATIO = 0.25
 SHORT_TOKENS = 8
+
+# One word in the place of another is two; "not" is one; two that changed places are none.
+TWIN_WORDS = 2
 
 
 class Candidate(NamedTuple):
@@ -75,7 +79,9 @@ def candidates(
     for answer in list(by_answer)[:MAX_CANDIDATES]:
         supporters = by_answer[answer]
         usable = [one for one in supporters if HARD.isdisjoint(one.differs)]
-        forbidden = _forbidden(asked, usable or supporters, bool(usable))
+        forbidden = _twin(asked, supporters) or _forbidden(
+            asked, usable or supporters, bool(usable)
+        )
         usable = usable or supporters
         nearest = usable[0]
         others = [one for one in seen if one.neighbour.alias.answer != answer]
@@ -91,6 +97,27 @@ def candidates(
         )
         found.append(Candidate(nearest.neighbour, nearest.similarity, forbidden, features))
     return found
+
+
+def _twin(asked: Words, supporters: Sequence[_Seen]) -> str | None:
+    """Return what tells the question from a phrasing that is the same but for a word or two.
+
+    Other phrasings without that word say nothing of it: who asks for 5 in the words in which
+    somebody asked for 7 means 5, whatever else the answer is given to. Only the very same words,
+    whose answer was found to be this one, settle it.
+    """
+    if any(one.words.tokens == asked.tokens for one in supporters):
+        return None
+    for one in supporters:
+        if one.differs and _apart(asked, one.words) <= TWIN_WORDS:
+            return f"veto:{one.differs[0]}"
+    return None
+
+
+def _apart(one: Words, other: Words) -> int:
+    """Return how many words only one of the two has."""
+    ours, theirs = Counter(one.tokens), Counter(other.tokens)
+    return (ours - theirs).total() + (theirs - ours).total()
 
 
 def _forbidden(asked: Words, supporters: Sequence[_Seen], usable: bool) -> str | None:

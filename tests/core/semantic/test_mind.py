@@ -86,13 +86,30 @@ def test_no_number_of_phrasings_makes_up_for_another_number() -> None:
 def test_enough_phrasings_without_a_difference_outvote_one_with_one() -> None:
     question = "Why is my card not accepted"
     near = [
-        "Why is my card accepted",
+        "For what reason is my card accepted",
         "Why is my card never accepted",
         "My card isn't accepted why",
     ]
 
     assert decide(certain(), near[0], question=question).reason == "veto:negation"
     assert decide(certain(), *near, question=question).serves
+
+
+TWINS = [
+    ("Why is my card accepted", "veto:negation"),
+    ("Why is my card not rejected", "veto:opposite"),
+]
+
+
+@pytest.mark.parametrize(("twin", "reason"), TWINS, ids=[reason for _, reason in TWINS])
+def test_no_number_of_phrasings_makes_up_for_one_with_another_word(twin: str, reason: str) -> None:
+    question = "Why is my card not accepted"
+    near = ["Why is my card never accepted", "My card isn't accepted why", "Card not accepted"]
+
+    assert decide(certain(), *near, question=question).serves
+    assert decide(certain(), *near, twin, question=question).reason == reason
+    # It was asked before in these very words, and this was the answer.
+    assert decide(certain(), question, *near, twin, question=question).serves
 
 
 def test_what_shares_no_word_with_any_phrasing_is_not_served() -> None:
