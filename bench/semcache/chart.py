@@ -19,7 +19,7 @@ def chart(panels: Mapping[str, Mapping[str, Curve]], most_wrong: float = 0.1) ->
     """Return one panel per stream, with one line per policy."""
     width = GAP + len(panels) * (WIDTH + GAP)
     box = f"0 0 {width} {HEIGHT + TOP + 56}"
-    title = "Hits against wrong hits: up and to the left is better"
+    title = "Hits, of all calls (up), and wrong ones, of all hits (right): up and left is better"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" font-size="12">',
         "<style>text {font-family: sans-serif; fill: #444}</style>",
@@ -45,13 +45,12 @@ def _panel(name: str, curves: Mapping[str, Curve], left: float, most_wrong: floa
     for tenth in range(0, 11, 2):
         x, y = place(0, tenth / 10)
         parts.append(f'<path d="M{x} {y}h{WIDTH}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x - 6}" y="{y + 4}" text-anchor="end">{tenth}0%</text>')
+        parts.append(f'<text x="{x - 6}" y="{y + 4}" text-anchor="end">{tenth * 10}%</text>')
     for step in range(6):
         wrong = most_wrong * step / 5
         x, y = place(wrong, 0)
         parts.append(f'<path d="M{x} {TOP}v{HEIGHT}" stroke="#eee"/>')
-        label = f"{wrong:.0%}" + (" wrong of hits" if step == 5 else "")
-        parts.append(f'<text x="{x}" y="{y + 16}" text-anchor="middle">{label}</text>')
+        parts.append(f'<text x="{x}" y="{y + 16}" text-anchor="middle">{wrong:.0%}</text>')
     for policy, points in curves.items():
         colour = COLOURS[policy]
         places = [place(wrong, hits) for wrong, hits, _ in points if wrong <= most_wrong]

@@ -164,7 +164,8 @@ def test_sudden_death_loses_nothing_older_than_200_ms(
                 while True:
                     answer = client.post(url, headers=BEARER, json=CHAT)
                     finished.append((answer.headers["llmgate-id"], time.monotonic()))
-                    if len(finished) >= 400:
+                    # Some are older than what may be lost, however fast the machine is.
+                    if len(finished) > 400 and time.monotonic() - finished[100][1] > 0.3:
                         enough.set()
             except httpx.TransportError:
                 return  # It was killed.
@@ -180,7 +181,7 @@ def test_sudden_death_loses_nothing_older_than_200_ms(
     kept = {record["id"] for record in gateway.records()}
     old = [name for name, at in finished if at < killed_at - 0.2]
 
-    assert len(old) > 50
+    assert len(old) > 100
     assert [name for name in old if name not in kept] == []
 
 
