@@ -2,6 +2,7 @@
 
 - "volatile": what is true now may not be true when it is asked again.
 - "action": something is to be done, not said.
+- "vague": without a word of its own it is near everything that is asked in small words.
 - "long": embedders read only the beginning of a text.
 
 English. The rules are narrow: a question they miss is still held to the bound on wrong hits, one
@@ -11,6 +12,8 @@ they take for what it is not costs a hit.
 from __future__ import annotations
 
 import re
+
+from asgi_llmgate.core.semantic.words import words
 
 __all__ = ["MAX_CHARS", "unfit"]
 
@@ -44,4 +47,6 @@ def unfit(question: str) -> str | None:
         return "volatile"
     if _ACTION.match(text):
         return "action"
+    if not words(question).content:
+        return "vague"
     return None

@@ -62,9 +62,18 @@ def read(line: Any) -> Past:
 
 
 def test_a_question_and_its_answer() -> None:
-    past = read({"question": " When? ", "answer": "At nine.", "cost_usd": "0.001", "user": "ada"})
+    past = read(
+        {
+            "question": " When do hats come? ",
+            "answer": "At nine.",
+            "cost_usd": "0.001",
+            "user": "ada",
+        }
+    )
 
-    assert past == Past("When?", "", "When?", "At nine.", "ada", 1_000_000)
+    assert past == Past(
+        "When do hats come?", "", "When do hats come?", "At nine.", "ada", 1_000_000
+    )
 
 
 def test_what_is_true_only_now_is_for_the_very_same_request() -> None:
@@ -139,22 +148,22 @@ def test_context_none_leaves_the_history_out() -> None:
     ("request_", "response"),
     [
         (
-            {"model": "claude", "messages": [{"role": "user", "content": "Hi"}]},
+            {"model": "claude", "messages": [{"role": "user", "content": "Hats?"}]},
             {"type": "message", "content": [{"type": "text", "text": "Hello"}]},
         ),
         (
-            {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]},
+            {"contents": [{"role": "user", "parts": [{"text": "Hats?"}]}]},
             {"candidates": [{"content": {"parts": [{"text": "Hello"}]}}]},
         ),
         (
-            {"model": "gpt-4o", "input": "Hi"},
+            {"model": "gpt-4o", "input": "Hats?"},
             {
                 "output": [
                     {"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}
                 ]
             },
         ),
-        ({"model": "x", "prompt": "Hi"}, {"choices": [{"index": 0, "text": "Hello"}]}),
+        ({"model": "x", "prompt": "Hats?"}, {"choices": [{"index": 0, "text": "Hello"}]}),
     ],
     ids=["anthropic", "gemini", "responses", "completions"],
 )
@@ -163,7 +172,7 @@ def test_every_dialect_is_known_by_its_bodies(
 ) -> None:
     past = read({"request": request_, "response": response})
 
-    assert (past.question, past.answer) == ("Hi", "Hello")
+    assert (past.question, past.answer) == ("Hats?", "Hello")
 
 
 def test_a_hit_cost_what_it_saved() -> None:
