@@ -7,17 +7,17 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Send
 
 from asgi_llmgate._asgi.dependencies import collected_tags
 from asgi_llmgate._asgi.disconnect import DisconnectWatch
 from asgi_llmgate.context import GatewayContext
 from asgi_llmgate.core.cache_entry import Entry, encode_entry
 from asgi_llmgate.core.cache_headers import cache_headers, followers_headers
-from asgi_llmgate.core.cache_key import CacheKey
-from asgi_llmgate.core.cache_plan import BUMPS, Plan, Verdict, generation_name, jittered, lacks_tag
+from asgi_llmgate.core.cache_plan import BUMPS, Verdict, generation_name, jittered, lacks_tag
 from asgi_llmgate.core.replay import Wanted, replay
 from asgi_llmgate.errors import (
     BackendError,
@@ -26,16 +26,12 @@ from asgi_llmgate.errors import (
     NotCachedError,
 )
 from asgi_llmgate.middleware._cache_accounts import FREE, adopt, note_free, note_joined, note_saved
-from asgi_llmgate.middleware._cache_ask import Asked
 from asgi_llmgate.middleware._cache_reading import Found, Hit, Reading
 from asgi_llmgate.middleware._cache_record import recorded
 from asgi_llmgate.middleware._flight import Flight
 from asgi_llmgate.middleware._lease import Lease, lease_name
 from asgi_llmgate.middleware.semantic import Seen
 from asgi_llmgate.types import CacheStatus
-
-if TYPE_CHECKING:  # It imports this module.
-    from asgi_llmgate.middleware.cache import CacheMiddleware
 
 __all__ = ["Call", "Running"]
 
@@ -81,25 +77,16 @@ class _StandIn(Exception):  # noqa: N818 -- no error: a turn that a call takes
 class Call(Reading):
     """Look up, and then give, join or fetch."""
 
-    def __init__(
-        self,
-        cache: CacheMiddleware,
-        context: GatewayContext,
-        scope: Scope,
-        asked: Asked,
-        plan: Plan,
-        namespace: str,
-        key: CacheKey,
-        partition: str,
-        names: tuple[str, ...],
-    ) -> None:
-        super().__init__(cache, context, scope, asked, plan, namespace, key, partition, names)
+    _has_begun = False
+    _running: Running | None = None
+    seen: Seen | None = None
+
+    @cached_property
+    def flight_id(self) -> tuple[object, ...]:
+        """Not shared although the answer would be: refusals of another's key, and impatience."""
+        context = self.context
         caller = context.caller_key
-        # Not shared although the answer would be: refusals of another's key, and impatience.
-        self.flight_id = (key, caller.key if caller else None, context.directives.timeout_ms)
-        self._has_begun = False
-        self._running: Running | None = None
-        self.seen: Seen | None = None
+        return (self.key, caller.key if caller else None, context.directives.timeout_ms)
 
     async def run(self, receive: Receive, send: Send) -> None:
         cache, context = self.cache, self.context

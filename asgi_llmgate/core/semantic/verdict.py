@@ -2,7 +2,7 @@
 
     equal texts, equal JSON ── vectors, with guards for numbers and names ── somebody else
 
-What is UNSURE is no verdict: a model is asked, or nothing is learned.
+What is UNSURE is no verdict: a model is asked; where there is none, it counts as wrong.
 """
 
 from __future__ import annotations
